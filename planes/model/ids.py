@@ -1,0 +1,77 @@
+"""Identifiers that lead to their partition without a look-up table.
+
+An id is a UUID of version 8 (RFC 9562): 60 random bits, then 62 bits of *home*. For networks, subnets and ports
+the home is 40 bits of network number and 22 bits of bucket; for groups and their rules it is 62 bits common to the
+family. Inside the planes an id is 16 bytes; text appears only at the REST edge. Pure: randomness comes as an argument.
+"""
+
+from typing import NewType
+
+from planes.model.errors import Invalid
+
+Id = NewType("Id", bytes)
+
+HOME_BITS = 62
+BUCKET_BITS = 22
+NUMBER_BITS = 40
+RANDOM_BITS = 60
+
+_VERSION = 0x8 << 76
+_VARIANT = 0x2 << 62
+_HOME_MASK = (1 << HOME_BITS) - 1
+_BUCKET_MASK = (1 << BUCKET_BITS) - 1
+#: what separates an id from an arbitrary UUID: version and variant bits
+_FIXED_MASK = (0xF << 76) | (0x3 << 62)
+
+
+def make_id(home: int, random: int) -> Id:
+    """An id with this home (62 bits) and this randomness (60 bits)."""
+    high = (random >> 12) << 80
+    middle = (random & 0xFFF) << 64
+    return Id((high | _VERSION | middle | _VARIANT | (home & _HOME_MASK)).to_bytes(16, "big"))
+
+
+def home_of(id_: Id) -> int:
+    """The 62 bits that name the partition."""
+    return int.from_bytes(id_[8:], "big") & _HOME_MASK
+
+
+def network_home(number: int, bucket: int = 0) -> int:
+    """The home of what lives in a network: its number (40 bits) and a bucket (22 bits)."""
+    return number << BUCKET_BITS | bucket
+
+
+def number_of(id_: Id) -> int:
+    """The network number inside the id of a network, subnet or port."""
+    return home_of(id_) >> BUCKET_BITS
+
+
+def bucket_of(id_: Id) -> int:
+    """The bucket inside the id of a port."""
+    return home_of(id_) & _BUCKET_MASK
+
+
+def text(id_: bytes) -> str:
+    """The id as the REST API writes it: 8-4-4-4-12 hexadecimal digits."""
+    h = id_.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def parse(value: object, field: str = "id") -> Id:
+    """Read an id from text. A UUID that cannot be one of ours still parses: it simply will not be found.
+
+    Raises Invalid, naming `field`, when it is no UUID at all.
+    """
+    if isinstance(value, str) and len(value) in (32, 36):
+        digits = value.replace("-", "")
+        if len(digits) == 32:
+            try:
+                return Id(bytes.fromhex(digits))
+            except ValueError:
+                pass
+    raise Invalid(f"Invalid input for {field}. Reason: '{value!s:.80}' is not a valid UUID.")
+
+
+def is_ours(id_: bytes) -> bool:
+    """Whether the version and variant bits are those of `make_id`."""
+    return len(id_) == 16 and int.from_bytes(id_, "big") & _FIXED_MASK == _VERSION | _VARIANT
