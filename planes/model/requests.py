@@ -19,12 +19,12 @@ class Request(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
     """Base of every request body."""
 
 
-class NetworkCreate(Request):
+class NetworkCreate(Request, kw_only=True):
     name: Name = ""
     description: Text = ""
     admin_state_up: bool = True
     shared: bool = False
-    mtu: Annotated[int, Meta(ge=0, le=65535)] | None | UnsetType = UNSET
+    mtu: Annotated[int, Meta(ge=0, le=65535)] | UnsetType | None = UNSET
     port_security_enabled: bool = True
     project_id: Name | UnsetType = UNSET
     tenant_id: Name | UnsetType = UNSET
@@ -32,12 +32,12 @@ class NetworkCreate(Request):
     is_default: bool | UnsetType = UNSET
     availability_zone_hints: tuple[Name, ...] = ()
     dns_domain: Text | UnsetType = UNSET
-    provider_network_type: Name | None | UnsetType = field(default=UNSET, name="provider:network_type")
-    provider_physical_network: Name | None | UnsetType = field(default=UNSET, name="provider:physical_network")
-    provider_segmentation_id: int | None | UnsetType = field(default=UNSET, name="provider:segmentation_id")
+    provider_network_type: Name | UnsetType | None = field(default=UNSET, name="provider:network_type")
+    provider_physical_network: Name | UnsetType | None = field(default=UNSET, name="provider:physical_network")
+    provider_segmentation_id: int | UnsetType | None = field(default=UNSET, name="provider:segmentation_id")
 
 
-class NetworkUpdate(Request):
+class NetworkUpdate(Request, kw_only=True):
     name: Name | UnsetType = UNSET
     description: Text | UnsetType = UNSET
     admin_state_up: bool | UnsetType = UNSET
@@ -48,24 +48,24 @@ class NetworkUpdate(Request):
     is_default: bool | UnsetType = UNSET
 
 
-class Pool(Request):
+class Pool(Request, kw_only=True):
     start: Address
     end: Address
 
 
-class HostRoute(Request):
+class HostRoute(Request, kw_only=True):
     destination: Address
     nexthop: Address
 
 
-class SubnetCreate(Request):
+class SubnetCreate(Request, kw_only=True):
     network_id: Uuid
     cidr: Address | UnsetType = UNSET
     ip_version: Annotated[int, Meta(ge=0, le=99)] = 4
     name: Name = ""
     description: Text = ""
-    gateway_ip: Address | None | UnsetType = UNSET
-    allocation_pools: Annotated[tuple[Pool, ...], Meta(max_length=64)] | None | UnsetType = UNSET
+    gateway_ip: Address | UnsetType | None = UNSET
+    allocation_pools: Annotated[tuple[Pool, ...], Meta(max_length=64)] | UnsetType | None = UNSET
     enable_dhcp: bool = True
     dns_nameservers: Annotated[tuple[Address, ...], Meta(max_length=16)] = ()
     host_routes: Annotated[tuple[HostRoute, ...], Meta(max_length=64)] = ()
@@ -73,30 +73,30 @@ class SubnetCreate(Request):
     tenant_id: Name | UnsetType = UNSET
     dns_publish_fixed_ip: bool | UnsetType = UNSET
     service_types: tuple[Name, ...] = ()
-    segment_id: Uuid | None | UnsetType = UNSET
-    subnetpool_id: Uuid | None | UnsetType = UNSET
+    segment_id: Uuid | UnsetType | None = UNSET
+    subnetpool_id: Uuid | UnsetType | None = UNSET
     use_default_subnetpool: bool | UnsetType = UNSET
     prefixlen: int | UnsetType = UNSET
-    ipv6_address_mode: Name | None | UnsetType = UNSET
-    ipv6_ra_mode: Name | None | UnsetType = UNSET
+    ipv6_address_mode: Name | UnsetType | None = UNSET
+    ipv6_ra_mode: Name | UnsetType | None = UNSET
 
 
-class SubnetUpdate(Request):
+class SubnetUpdate(Request, kw_only=True):
     name: Name | UnsetType = UNSET
     description: Text | UnsetType = UNSET
-    gateway_ip: Address | None | UnsetType = UNSET
+    gateway_ip: Address | UnsetType | None = UNSET
     allocation_pools: Annotated[tuple[Pool, ...], Meta(max_length=64)] | UnsetType = UNSET
     enable_dhcp: bool | UnsetType = UNSET
     dns_nameservers: Annotated[tuple[Address, ...], Meta(max_length=16)] | UnsetType = UNSET
     host_routes: Annotated[tuple[HostRoute, ...], Meta(max_length=64)] | UnsetType = UNSET
 
 
-class FixedIp(Request):
+class FixedIp(Request, kw_only=True):
     subnet_id: Uuid | UnsetType = UNSET
     ip_address: Address | UnsetType = UNSET
 
 
-class AddressPair(Request):
+class AddressPair(Request, kw_only=True):
     ip_address: Address
     mac_address: Address | UnsetType = UNSET
 
@@ -106,32 +106,32 @@ GroupIds = Annotated[tuple[Uuid, ...], Meta(max_length=8)]
 Pairs = Annotated[tuple[AddressPair, ...], Meta(max_length=10)]
 
 
-class PortCreate(Request):
+class PortCreate(Request, kw_only=True):
     network_id: Uuid
     name: Name = ""
     description: Text = ""
     admin_state_up: bool = True
-    mac_address: Address | None | UnsetType = UNSET
-    fixed_ips: FixedIps | None | UnsetType = UNSET
-    security_groups: GroupIds | None | UnsetType = UNSET
+    mac_address: Address | UnsetType | None = UNSET
+    fixed_ips: FixedIps | UnsetType | None = UNSET
+    security_groups: GroupIds | UnsetType | None = UNSET
     port_security_enabled: bool | UnsetType = UNSET
     allowed_address_pairs: Pairs | None = ()
     device_id: Name | None = ""
     device_owner: Name | None = ""
-    host_id: HostName | None | UnsetType = field(default=UNSET, name="binding:host_id")
+    host_id: HostName | UnsetType | None = field(default=UNSET, name="binding:host_id")
     vnic_type: Name | UnsetType = field(default=UNSET, name="binding:vnic_type")
-    profile: dict[str, Any] | None | UnsetType = field(default=UNSET, name="binding:profile")
+    profile: dict[str, Any] | UnsetType | None = field(default=UNSET, name="binding:profile")
     project_id: Name | UnsetType = UNSET
     tenant_id: Name | UnsetType = UNSET
     dns_name: Text | UnsetType = UNSET
     dns_domain: Text | UnsetType = UNSET
-    extra_dhcp_opts: list[dict[str, Any]] | None | UnsetType = UNSET
-    qos_policy_id: Uuid | None | UnsetType = UNSET
+    extra_dhcp_opts: list[dict[str, Any]] | UnsetType | None = UNSET
+    qos_policy_id: Uuid | UnsetType | None = UNSET
     propagate_uplink_status: bool | UnsetType = UNSET
-    numa_affinity_policy: Name | None | UnsetType = UNSET
+    numa_affinity_policy: Name | UnsetType | None = UNSET
 
 
-class PortUpdate(Request):
+class PortUpdate(Request, kw_only=True):
     name: Name | UnsetType = UNSET
     description: Text | UnsetType = UNSET
     admin_state_up: bool | UnsetType = UNSET
@@ -140,14 +140,14 @@ class PortUpdate(Request):
     security_groups: GroupIds | UnsetType = UNSET
     port_security_enabled: bool | UnsetType = UNSET
     allowed_address_pairs: Pairs | UnsetType = UNSET
-    device_id: Name | None | UnsetType = UNSET
-    device_owner: Name | None | UnsetType = UNSET
-    host_id: HostName | None | UnsetType = field(default=UNSET, name="binding:host_id")
+    device_id: Name | UnsetType | None = UNSET
+    device_owner: Name | UnsetType | None = UNSET
+    host_id: HostName | UnsetType | None = field(default=UNSET, name="binding:host_id")
     vnic_type: Name | UnsetType = field(default=UNSET, name="binding:vnic_type")
-    profile: dict[str, Any] | None | UnsetType = field(default=UNSET, name="binding:profile")
+    profile: dict[str, Any] | UnsetType | None = field(default=UNSET, name="binding:profile")
 
 
-class GroupCreate(Request):
+class GroupCreate(Request, kw_only=True):
     name: Name = ""
     description: Text = ""
     stateful: bool = True
@@ -155,13 +155,13 @@ class GroupCreate(Request):
     tenant_id: Name | UnsetType = UNSET
 
 
-class GroupUpdate(Request):
+class GroupUpdate(Request, kw_only=True):
     name: Name | UnsetType = UNSET
     description: Text | UnsetType = UNSET
     stateful: bool | UnsetType = UNSET
 
 
-class RuleCreate(Request):
+class RuleCreate(Request, kw_only=True):
     security_group_id: Uuid
     direction: Name
     ethertype: Name = "IPv4"
@@ -176,10 +176,10 @@ class RuleCreate(Request):
     tenant_id: Name | UnsetType = UNSET
 
 
-class HostCreate(Request):
+class HostCreate(Request, kw_only=True):
     name: HostName
     description: Text = ""
 
 
-class HostUpdate(Request):
+class HostUpdate(Request, kw_only=True):
     description: Text | UnsetType = UNSET

@@ -12,7 +12,7 @@ class View(Struct, kw_only=True, frozen=True, gc=False):
     """Base of every answer's body."""
 
 
-class NetworkView(View, frozen=True):
+class NetworkView(View, kw_only=True, frozen=True):
     id: str
     name: str
     description: str
@@ -38,17 +38,17 @@ class NetworkView(View, frozen=True):
     revision_number: int
 
 
-class PoolView(View, frozen=True):
+class PoolView(View, kw_only=True, frozen=True):
     start: str
     end: str
 
 
-class HostRouteView(View, frozen=True):
+class HostRouteView(View, kw_only=True, frozen=True):
     destination: str
     nexthop: str
 
 
-class SubnetView(View, frozen=True):
+class SubnetView(View, kw_only=True, frozen=True):
     id: str
     name: str
     description: str
@@ -73,17 +73,17 @@ class SubnetView(View, frozen=True):
     revision_number: int
 
 
-class FixedIpView(View, frozen=True):
+class FixedIpView(View, kw_only=True, frozen=True):
     subnet_id: str
     ip_address: str
 
 
-class AddressPairView(View, frozen=True):
+class AddressPairView(View, kw_only=True, frozen=True):
     ip_address: str
     mac_address: str
 
 
-class PortView(View, frozen=True):
+class PortView(View, kw_only=True, frozen=True):
     id: str
     name: str
     description: str
@@ -112,7 +112,7 @@ class PortView(View, frozen=True):
     revision_number: int
 
 
-class RuleView(View, frozen=True):
+class RuleView(View, kw_only=True, frozen=True):
     id: str
     security_group_id: str
     project_id: str
@@ -134,7 +134,7 @@ class RuleView(View, frozen=True):
     revision_number: int
 
 
-class GroupView(View, frozen=True):
+class GroupView(View, kw_only=True, frozen=True):
     id: str
     name: str
     description: str
@@ -149,7 +149,7 @@ class GroupView(View, frozen=True):
     revision_number: int
 
 
-class HostView(View, frozen=True):
+class HostView(View, kw_only=True, frozen=True):
     name: str
     description: str
     state: str  # up, silent, fenced, planned
@@ -168,7 +168,7 @@ class HostView(View, frozen=True):
     reasons: tuple[str, ...]
 
 
-class StageView(View, frozen=True):
+class StageView(View, kw_only=True, frozen=True):
     name: str
     host: str
     start_us: int
@@ -176,7 +176,7 @@ class StageView(View, frozen=True):
     error: str = ""
 
 
-class ChangeView(View, frozen=True):
+class ChangeView(View, kw_only=True, frozen=True):
     id: str
     trace_id: str
     resource: str

@@ -1,0 +1,109 @@
+"""What control and management need of a database, stated in terms of what Cassandra does well.
+
+Reads go by partition, in clustering order. Guarded tables (see `schema`) change by one conditional batch inside one
+partition; free tables take idempotent writes. There is nothing else: no transactions across partitions, no scans but
+`partitions`. Implementations: `planes.store.sqlite` (embedded), Cassandra. tests/contract/test_store.py is the suite
+that each must pass.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from planes.store.schema import Table
+
+Value = int | str | bytes | None
+Values = tuple[Value, ...]
+
+
+class StoreError(Exception):
+    """Base of what a store raises."""
+
+
+class Unavailable(StoreError):
+    """The store cannot answer; a read or a write that certainly did not happen."""
+
+
+class UnknownOutcome(StoreError):
+    """A write may or may not have happened, or may still happen (rule D5)."""
+
+
+class Partition(Struct, frozen=True):
+    """One read of one partition. `statics` and row columns are in the order of the table's definition.
+
+    `exists` is False when the partition has neither statics nor rows. A row is clustering values, then columns.
+    """
+
+    statics: Values
+    rows: list[Values]
+    exists: bool = True
+
+
+class Batch(Struct, frozen=True):
+    """A conditional batch inside one partition of a guarded table: all of it happens, or none.
+
+    Applies if the guard column equals `expect` (None: the partition does not exist yet). `statics` names columns to set;
+    it must hold the guard with a value above `expect`. `puts` are whole rows (clustering values, then columns);
+    `drops` are clustering values.
+    """
+
+    table: Table
+    partition: Values
+    expect: int | None
+    statics: dict[str, Value]
+    puts: Sequence[Values] = ()
+    drops: Sequence[Values] = ()
+
+
+class Write(Struct, frozen=True):
+    """One idempotent write into a free table. `columns` None deletes the row. The highest `stamp` of a row wins."""
+
+    table: Table
+    partition: Values
+    clustering: Values
+    columns: Values | None
+    stamp: int
+
+
+class Store(Protocol):
+    async def open(self) -> None:
+        """Connect; create what is missing of the schema."""
+
+    async def close(self) -> None:
+        """Finish what was accepted; afterwards every call raises Unavailable."""
+
+    async def now(self) -> int:
+        """The store's own clock, µs since the epoch (rule S22)."""
+
+    async def read(
+        self,
+        table: Table,
+        partition: Values,
+        *,
+        prefix: Values = (),
+        after: Values = (),
+        limit: int = 0,
+        serial: bool = False,
+    ) -> Partition:
+        """Rows in clustering order: those whose clustering begins with `prefix`, after the clustering values `after`
+        (which may be shorter than the whole key), `limit` at most (0: all). `serial`: settles every conditional write
+        that is still under way, so that a later one with an older expectation cannot apply unseen.
+
+        For a table without clustering the rows are empty. Raises Unavailable.
+        """
+
+    async def commit(self, batch: Batch) -> bool:
+        """Apply a conditional batch; False when the condition did not hold. Durable when it returns.
+
+        Raises UnknownOutcome, or Unavailable when it certainly did not happen.
+        """
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """Idempotent writes, in no particular order, not atomic together; durable when it returns.
+
+        Raises UnknownOutcome or Unavailable; the caller may simply write again.
+        """
+
+    async def partitions(self, table: Table) -> list[Values]:
+        """Every partition key of a small table (hosts, leases), or for repair: a full scan."""
