@@ -43,8 +43,8 @@ class Partition(Struct, frozen=True):
 class Batch(Struct, frozen=True):
     """A conditional batch inside one partition of a guarded table: all of it happens, or none.
 
-    Applies if the guard column equals `expect` (None: the partition does not exist yet). `statics` names columns to set;
-    it must hold the guard with a value above `expect`. `puts` are whole rows (clustering values, then columns);
+    Applies if the guard column equals `expect` (None: the partition does not exist yet). `statics` names columns to
+    set; it must hold the guard with a value above `expect`. `puts` are whole rows (clustering values, then columns);
     `drops` are clustering values.
     """
 

@@ -1,0 +1,355 @@
+"""Changing one partition of a guarded table: many callers, one conditional batch at a time.
+
+Called by management and control. A caller hands in an operation, a plain function from the partition's state to edits;
+operations that arrive while a batch is under way leave together in the next one (at most 32), so that contention makes
+batches larger instead of retries more (rule D2). The partition's rows are kept in memory; the compare-and-set is what
+validates them. An operation may run several times and must have no effect but its edits. An unknown outcome is settled
+by a serial read before anything else is tried (rule D5).
+"""
+
+import asyncio
+import random
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Generic, TypeVar, cast
+
+from msgspec import Struct
+
+from planes.model.errors import AlcorError
+from planes.model.errors import Unavailable as Busy
+from planes.model.resources import Body
+from planes.store.protocol import Batch, Partition, Store, StoreError, Unavailable, UnknownOutcome, Value, Values
+from planes.store.rows import decode, to_row
+from planes.store.schema import Table
+
+BATCH = 32
+ATTEMPTS = 8
+#: partitions kept in memory; a bucket with all its rows is about 1 MB
+KEPT = 1024
+#: operations that may wait for one partition
+QUEUE = 4096
+
+T = TypeVar("T")
+Where = tuple[str, Values]
+
+
+class View:
+    """The committed state of one partition, decoded. Replaced row by row as batches commit; never edited by others."""
+
+    def __init__(self, table: Table, read: Partition) -> None:
+        names = [name for name, _ in table.statics]
+        self.statics: dict[str, Value] = dict(zip(names, read.statics, strict=True)) if read.exists else {}
+        self.kinds: dict[int, dict[bytes, Any]] = {}
+        #: scratch for whoever looks for something free here; forgotten with the view
+        self.hints: dict[Any, int] = {}
+        for row in read.rows:
+            kind, key, _, body = cast(tuple[int, bytes, int, bytes], row)
+            self.kinds.setdefault(kind, {})[key] = decode(kind, body)
+
+    @property
+    def top(self) -> int:
+        """The partition's counter; 0 when it does not exist."""
+        return cast(int, self.statics.get("top") or 0)
+
+    def get(self, kind: int, key: bytes = b"") -> Any:
+        """The row's object, or None."""
+        rows = self.kinds.get(kind)
+        return rows.get(key) if rows else None
+
+    def all(self, kind: int) -> dict[bytes, Any]:
+        """Every row of a kind, by key."""
+        return self.kinds.get(kind, {})
+
+
+class Draft:
+    """What an operation sees and edits: the view, the edits of the same batch before it, and its own."""
+
+    def __init__(self, view: View, batch: dict[tuple[int, bytes], Body | None], statics: dict[str, Value]) -> None:
+        self.view = view
+        self._batch = batch
+        self._statics = statics
+        self.edits: dict[tuple[int, bytes], Body | None] = {}
+        self.set: dict[str, Value] = {}
+
+    def get(self, kind: int, key: bytes = b"") -> Any:
+        where = (int(kind), key)
+        if where in self.edits:
+            return self.edits[where]
+        if where in self._batch:
+            return self._batch[where]
+        return self.view.get(kind, key)
+
+    def all(self, kind: int) -> Iterator[tuple[bytes, Any]]:
+        """Rows of a kind with every edit so far, in no particular order."""
+        over = {**self._batch, **self.edits}
+        for key, body in self.view.all(kind).items():
+            if (int(kind), key) not in over:
+                yield key, body
+        for (k, key), body in over.items():
+            if k == kind and body is not None:
+                yield key, body
+
+    def static(self, name: str) -> Value:
+        if name in self.set:
+            return self.set[name]
+        return self._statics[name] if name in self._statics else self.view.statics.get(name)
+
+    def put(self, kind: int, key: bytes, body: Body) -> None:
+        self.edits[int(kind), key] = body
+
+    def drop(self, kind: int, key: bytes = b"") -> None:
+        self.edits[int(kind), key] = None
+
+
+class Done(Struct, Generic[T], frozen=True):
+    """What an operation came to: its result, the revision it drew, and the counter just before it."""
+
+    value: T
+    rev: int
+    prev: int
+
+
+Apply = Callable[[Draft, int], T]
+Prepare = Callable[[], Awaitable[None]]
+
+
+class _Waiting:
+    __slots__ = ("apply", "future", "prepare")
+
+    def __init__(self, apply: Apply[Any], prepare: Prepare | None, future: "asyncio.Future[Done[Any]]") -> None:
+        self.apply = apply
+        self.prepare = prepare
+        self.future = future
+
+
+class _Desk:
+    """One partition: its view and the operations that wait for it."""
+
+    __slots__ = ("queue", "view", "worker")
+
+    def __init__(self) -> None:
+        self.view: View | None = None
+        self.queue: deque[_Waiting] = deque()
+        self.worker: asyncio.Task[None] | None = None
+
+
+class Partitions:
+    """All guarded partitions that this instance works on."""
+
+    def __init__(self, store: Store, now: Callable[[], int], rng: random.Random | None = None) -> None:
+        self.store = store
+        self.now = now
+        self._rng = rng or random.Random()
+        self._desks: OrderedDict[Where, _Desk] = OrderedDict()
+        self.conflicts = 0
+
+    async def view(self, table: Table, partition: Values, *, fresh: bool = False) -> View:
+        """The partition as this instance knows it; `fresh`: as the store has it now. Raises Unavailable (503)."""
+        desk = self._desk(table, partition)
+        if desk.view is None or (fresh and desk.worker is None):
+            view = await self._load(table, partition)
+            if desk.worker is None or desk.view is None:
+                desk.view = view
+            return view
+        if fresh:
+            return await self._load(table, partition)
+        return desk.view
+
+    def forget(self, table: Table, partition: Values) -> None:
+        """Read it anew next time."""
+        desk = self._desks.get((table.name, partition))
+        if desk is not None and desk.worker is None:
+            desk.view = None
+
+    async def change(self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None = None) -> Done[T]:
+        """Run `apply(draft, revision)` and commit its edits. What `apply` raises comes back; nothing happens.
+
+        `prepare` is awaited before `apply` is run again after a lost race: it re-reads what `apply` relies on elsewhere.
+        Raises Unavailable (503) when the store does not answer or the race is lost too often.
+        """
+        desk = self._desk(table, partition)
+        if len(desk.queue) >= QUEUE:
+            raise Busy("Too many changes wait for the same partition.")
+        future: asyncio.Future[Done[Any]] = asyncio.get_running_loop().create_future()
+        desk.queue.append(_Waiting(apply, prepare, future))
+        if desk.worker is None:
+            desk.worker = asyncio.create_task(self._work(desk, table, partition), name=f"{table.name}{partition}")
+        return cast("Done[T]", await asyncio.shield(future))
+
+    async def idle(self) -> None:
+        """Return when nothing is under way."""
+        while workers := [desk.worker for desk in self._desks.values() if desk.worker is not None]:
+            await asyncio.wait(workers)
+
+    def _desk(self, table: Table, partition: Values) -> _Desk:
+        where = (table.name, partition)
+        desk = self._desks.get(where)
+        if desk is None:
+            desk = self._desks[where] = _Desk()
+            if len(self._desks) > KEPT:
+                self._evict()
+        else:
+            self._desks.move_to_end(where)
+        return desk
+
+    def _evict(self) -> None:
+        for where, desk in self._desks.items():
+            if desk.worker is None:
+                del self._desks[where]
+                return
+
+    async def _load(self, table: Table, partition: Values, serial: bool = False) -> View:
+        try:
+            return View(table, await self.store.read(table, partition, serial=serial))
+        except StoreError as error:
+            raise Busy(f"The store does not answer: {error}") from error
+
+    async def _work(self, desk: _Desk, table: Table, partition: Values) -> None:
+        while desk.queue:
+            taken = [desk.queue.popleft() for _ in range(min(BATCH, len(desk.queue)))]
+            try:
+                await self._attempt(desk, table, partition, taken)
+            except Exception as error:
+                desk.view = None
+                for waiting in taken:
+                    if not waiting.future.done():
+                        waiting.future.set_exception(error)
+        desk.worker = None
+
+    async def _attempt(self, desk: _Desk, table: Table, partition: Values, taken: list[_Waiting]) -> None:
+        for attempt in range(ATTEMPTS):
+            if desk.view is None:
+                desk.view = await self._load(table, partition)
+                if attempt:
+                    taken = await _prepared(taken)
+            batch, done = self._build(desk.view, table, partition, taken)
+            taken = [waiting for waiting, _ in done]
+            if batch is None:
+                _answer(done)
+                return
+            if await self._commit(desk, table, batch):
+                self._merge(desk, batch[1], batch[2])
+                _answer(done)
+                return
+            self.conflicts += 1
+            await asyncio.sleep(self._rng.uniform(0, 0.002 * 2**attempt))
+        raise Busy("Too many concurrent changes of the same partition; try again.")
+
+    def _build(
+        self, view: View, table: Table, partition: Values, taken: list[_Waiting]
+    ) -> tuple[
+        tuple[Batch, dict[tuple[int, bytes], Body | None], dict[str, Value]] | None, list[tuple[_Waiting, Done[Any]]]
+    ]:
+        """Run the operations on a view. Those that raise are answered; the others make one batch (None: no edits)."""
+        edits: dict[tuple[int, bytes], Body | None] = {}
+        revs: dict[tuple[int, bytes], int] = {}
+        statics: dict[str, Value] = {}
+        done: list[tuple[_Waiting, Done[Any]]] = []
+        top, now = view.top, self.now()
+        for waiting in taken:
+            rev = max(top + 1, now)
+            draft = Draft(view, edits, statics)
+            try:
+                value = waiting.apply(draft, rev)
+            except Exception as error:
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
+                continue
+            if draft.edits or draft.set:
+                edits.update(draft.edits)
+                revs.update(dict.fromkeys(draft.edits, rev))
+                statics.update(draft.set)
+                done.append((waiting, Done(value, rev, top)))
+                top = rev
+            else:
+                done.append((waiting, Done(value, top, top)))
+        if top == view.top:
+            return None, done
+        statics["top"] = top
+        batch = Batch(
+            table,
+            partition,
+            view.top if view.statics else None,
+            statics,
+            [to_row(kind, key, revs[kind, key], body) for (kind, key), body in edits.items() if body is not None],
+            [where for where, body in edits.items() if body is None],
+        )
+        return (batch, edits, statics), done
+
+    async def _commit(
+        self,
+        desk: _Desk,
+        table: Table,
+        built: tuple[Batch, dict[tuple[int, bytes], Body | None], dict[str, Value]],
+    ) -> bool:
+        """Whether the batch happened. When it did not, the view is forgotten, or is what a serial read found."""
+        batch = built[0]
+        try:
+            if await self.store.commit(batch):
+                return True
+            desk.view = None
+            return False
+        except UnknownOutcome:
+            desk.view = None
+            return await self._settle(desk, table, batch)
+        except Unavailable as error:
+            raise Busy(f"The store does not answer: {error}") from error
+
+    async def _settle(self, desk: _Desk, table: Table, batch: Batch) -> bool:
+        """After an unknown outcome: did it happen? If not, it never will, because the counter is raised first."""
+        for attempt in range(ATTEMPTS):
+            try:
+                read = await self.store.read(table, batch.partition, serial=True)
+                rows = {row[:2]: row for row in read.rows}
+                if all(rows.get(put[:2]) == put for put in batch.puts) and not any(key in rows for key in batch.drops):
+                    names = [name for name, _ in table.statics]
+                    statics = dict(zip(names, read.statics, strict=True)) if read.exists else {}
+                    if cast(int, statics.get("top") or 0) >= cast(int, batch.statics["top"]):
+                        return True
+                view = View(table, read)
+                fence = Batch(
+                    table,
+                    batch.partition,
+                    view.top if view.statics else None,
+                    {"top": max(view.top, cast(int, batch.statics["top"])) + 1},
+                )
+                if await self.store.commit(fence):
+                    desk.view = None
+                    return False
+            except StoreError:
+                await asyncio.sleep(self._rng.uniform(0.01, 0.05 * 2**attempt))
+        raise Busy("The outcome of a change could not be learned; the echo will settle it.")
+
+    def _merge(self, desk: _Desk, edits: dict[tuple[int, bytes], Body | None], statics: dict[str, Value]) -> None:
+        view = desk.view
+        if view is None:
+            return
+        for (kind, key), body in edits.items():
+            rows = view.kinds.setdefault(kind, {})
+            if body is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = body
+        if not view.statics:
+            view.statics = {}
+        view.statics.update(statics)
+
+
+async def _prepared(taken: list[_Waiting]) -> list[_Waiting]:
+    """Let each operation re-read what it relies on; those whose preparation fails are answered and dropped."""
+    left = []
+    for waiting in taken:
+        try:
+            if waiting.prepare is not None:
+                await waiting.prepare()
+            left.append(waiting)
+        except AlcorError as error:
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
+    return left
+
+
+def _answer(done: list[tuple[_Waiting, Done[Any]]]) -> None:
+    for waiting, result in done:
+        if not waiting.future.done():
+            waiting.future.set_result(result)

@@ -1,0 +1,58 @@
+"""Rows of the guarded tables as typed objects: which Struct each kind holds, and how a row becomes bytes and back.
+
+Used by `partitions` and by whoever reads a partition directly. Pure.
+"""
+
+from typing import Any
+
+import msgspec
+
+from planes.model.enums import Kind
+from planes.model.resources import (
+    Address,
+    Body,
+    Group,
+    Identity,
+    MacRow,
+    Network,
+    Port,
+    Rule,
+    Slot,
+    Subnet,
+)
+from planes.store.protocol import Values
+
+
+class Mark(Body, frozen=True):
+    """A row that says no more than that its key exists: a bucket, a void id, a default group's id."""
+
+    value: bytes = b""
+    rev: int = 0
+
+
+STRUCTS: dict[int, type[Body]] = {
+    Kind.NETWORK: Network,
+    Kind.SUBNET: Subnet,
+    Kind.IDENTITY: Identity,
+    Kind.BUCKET: Mark,
+    Kind.PORT: Port,
+    Kind.IP: Address,
+    Kind.MAC: MacRow,
+    Kind.VOID: Mark,
+    Kind.GROUP: Group,
+    Kind.RULE: Rule,
+    Kind.SLOT: Slot,
+    Kind.DEFAULT_GROUP: Mark,
+}
+_DECODERS: dict[int, Any] = {kind: msgspec.msgpack.Decoder(struct).decode for kind, struct in STRUCTS.items()}
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def decode(kind: int, body: Any) -> Any:
+    """The object in a row's body."""
+    return _DECODERS[kind](body)
+
+
+def to_row(kind: int, key: bytes, rev: int, body: Body) -> Values:
+    """(kind, key, rev, body) as the table holds it."""
+    return (int(kind), key, rev, _encode(body))

@@ -1,0 +1,117 @@
+"""Numbers that only one owner may hold: VNIs, host numbers, quota (rules D7, D8).
+
+Called by management and control. A slot is a row that names its owner; an owner that is gone frees its slot, so nothing
+can drift. A space is cut into blocks of consecutive numbers, one partition each. Freed numbers may be kept back for a
+while (`quarantine`), so that a late packet or message never meets a new owner.
+"""
+
+import random
+from collections.abc import Sequence
+
+from planes.model.enums import Kind
+from planes.model.errors import OverQuota
+from planes.model.resources import Slot
+from planes.store.partitions import Draft, Partitions
+from planes.store.schema import SLOTS
+
+BLOCK = 1024
+VNI_SPACE = "vni"
+VNI_BLOCK = 4096
+VNI_BLOCKS = (1 << 24) // VNI_BLOCK
+HOST_SPACE = "host"
+
+
+def _key(n: int) -> bytes:
+    return n.to_bytes(4, "big")
+
+
+def _take(draft: Draft, numbers: Sequence[int], owners: Sequence[bytes], now: int, quarantine: int) -> list[int]:
+    """Give each owner one of `numbers`; an owner that already has one keeps it. Shorter than `owners`: no more free."""
+    held = {slot.owner: int.from_bytes(key, "big") for key, slot in draft.all(Kind.SLOT) if slot.owner}
+    given: list[int] = []
+    free = iter(numbers)
+    for owner in owners:
+        if owner in held:
+            given.append(held[owner])
+            continue
+        for n in free:
+            slot: Slot | None = draft.get(Kind.SLOT, _key(n))
+            if slot is None or (not slot.owner and slot.at + quarantine <= now):
+                draft.put(Kind.SLOT, _key(n), Slot(owner, now))
+                given.append(n)
+                break
+        else:
+            break
+    return given
+
+
+class Slots:
+    """Claims and frees numbers."""
+
+    def __init__(self, partitions: Partitions, rng: random.Random | None = None) -> None:
+        self._partitions = partitions
+        self._rng = rng or random.Random()
+
+    async def claim_vni(self, owner: bytes, quarantine_us: int) -> int:
+        """A VNI from 1 to 2²⁴ − 1 in a random block."""
+        while True:
+            block = self._rng.randrange(VNI_BLOCKS)
+            numbers = range(max(1, block * VNI_BLOCK), (block + 1) * VNI_BLOCK)
+            start = self._rng.randrange(len(numbers))
+            order = [*numbers[start:], *numbers[:start]]
+            now = self._partitions.now()
+            done = await self._partitions.change(
+                SLOTS, (VNI_SPACE, block), lambda draft, _, o=order, t=now: _take(draft, o, [owner], t, quarantine_us)
+            )
+            if done.value:
+                return done.value[0]
+
+    async def free_vni(self, vni: int, owner: bytes) -> None:
+        """Give a VNI back; it is kept out of use for the quarantine of the next claim."""
+        await self._free((VNI_SPACE, vni // VNI_BLOCK), [owner], keep=True)
+
+    async def claim_host_number(self, owner: bytes) -> int:
+        """The lowest free host number, from 1; the same host always gets the same."""
+        block = 0
+        while True:
+            numbers = range(max(1, block * BLOCK), (block + 1) * BLOCK)
+            done = await self._partitions.change(
+                SLOTS, (HOST_SPACE, block), lambda draft, _, n=numbers: _take(draft, n, [owner], 0, 0)
+            )
+            if done.value:
+                return done.value[0]
+            block += 1
+
+    async def claim_quota(self, project: str, resource: str, owners: Sequence[bytes], limit: int) -> None:
+        """One slot for each owner, below `limit` (−1: none needed). All, or OverQuota and none."""
+        if limit < 0 or not owners:
+            return
+        space, left = f"{project}/{resource}", list(owners)
+        for block in range((limit + BLOCK - 1) // BLOCK):
+            numbers = range(block * BLOCK, min(limit, (block + 1) * BLOCK))
+            done = await self._partitions.change(
+                SLOTS, (space, block), lambda draft, _, n=numbers, o=tuple(left): _take(draft, n, o, 0, 0)
+            )
+            del left[: len(done.value)]
+            if not left:
+                return
+        await self.free_quota(project, resource, owners, limit)
+        raise OverQuota(f"Quota exceeded for resources: ['{resource}'].")
+
+    async def free_quota(self, project: str, resource: str, owners: Sequence[bytes], limit: int) -> None:
+        """Free the slots of these owners, if they have any."""
+        for block in range((limit + BLOCK - 1) // BLOCK):
+            await self._free((f"{project}/{resource}", block), owners, keep=False)
+
+    async def _free(self, partition: tuple[str, int], owners: Sequence[bytes], *, keep: bool) -> None:
+        gone, now = frozenset(owners), self._partitions.now()
+
+        def apply(draft: Draft, _: int) -> None:
+            for key, slot in list(draft.all(Kind.SLOT)):
+                if slot.owner in gone:
+                    if keep:
+                        draft.put(Kind.SLOT, key, Slot(b"", now))
+                    else:
+                        draft.drop(Kind.SLOT, key)
+
+        await self._partitions.change(SLOTS, partition, apply)
