@@ -38,7 +38,6 @@ class Network(Body, frozen=True):
     created: int = 0
     updated: int = 0
     rev: int = 0
-    goal_rev: int = 0  # the last revision that matters to a kernel
     change: bytes = b""  # request id of the last change
     availability_hints: tuple[str, ...] = ()
 
@@ -100,8 +99,9 @@ class Port(Body, frozen=True):
     updated: int = 0
     rev: int = 0
     goal_rev: int = 0  # the last revision that matters to a kernel
-    change: bytes = b""  # request id of the last change
+    change: bytes = b""  # request id of the change that made `goal_rev`
     traceparent: str = ""
+    releasing: tuple[bytes, ...] = ()  # addresses taken off the port that its host has not let go of yet
 
 
 class AddressState(IntEnum):
@@ -167,6 +167,7 @@ class HostState(IntEnum):
     UP = 0
     FENCED = 1  # declared dead for good: its peers are withdrawn, its addresses may be given away (rule S20)
     PLANNED = 2  # known to the operator, no agent has registered yet
+    REMOVED = 3  # taken off the books; the row stays, so that its epoch goes on rising
 
 
 class Host(Body, frozen=True):

@@ -164,7 +164,7 @@ class Partitions:
     async def change(self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None = None) -> Done[T]:
         """Run `apply(draft, revision)` and commit its edits. What `apply` raises comes back; nothing happens.
 
-        `prepare` is awaited before `apply` is run again after a lost race: it re-reads what `apply` relies on elsewhere.
+        `prepare` is awaited before `apply` runs again after a lost race: it re-reads what `apply` relies on.
         Raises Unavailable (503) when the store does not answer or the race is lost too often.
         """
         desk = self._desk(table, partition)

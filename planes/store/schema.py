@@ -2,8 +2,8 @@
 compare-and-set only. docs/store.md explains each; adapters turn them into DDL and statements.
 
 A *guarded* table is written only by conditional batches inside one partition (`Batch`): the condition is that the
-static column `guard` still has the value that was read; the batch raises it. A *free* table takes idempotent writes with a
-timestamp (last revision wins) and can be rebuilt from the guarded ones.
+static column `guard` still has the value that was read; the batch raises it. A *free* table takes idempotent writes
+with a timestamp (last revision wins) and can be rebuilt from the guarded ones.
 """
 
 from enum import StrEnum

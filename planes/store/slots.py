@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from planes.model.enums import Kind
 from planes.model.errors import OverQuota
 from planes.model.resources import Slot
-from planes.store.partitions import Draft, Partitions
+from planes.store.partitions import Apply, Draft, Partitions
 from planes.store.schema import SLOTS
 
 BLOCK = 1024
@@ -25,24 +25,28 @@ def _key(n: int) -> bytes:
     return n.to_bytes(4, "big")
 
 
-def _take(draft: Draft, numbers: Sequence[int], owners: Sequence[bytes], now: int, quarantine: int) -> list[int]:
+def _take(numbers: Sequence[int], owners: Sequence[bytes], now: int = 0, quarantine: int = 0) -> Apply[list[int]]:
     """Give each owner one of `numbers`; an owner that already has one keeps it. Shorter than `owners`: no more free."""
-    held = {slot.owner: int.from_bytes(key, "big") for key, slot in draft.all(Kind.SLOT) if slot.owner}
-    given: list[int] = []
-    free = iter(numbers)
-    for owner in owners:
-        if owner in held:
-            given.append(held[owner])
-            continue
-        for n in free:
-            slot: Slot | None = draft.get(Kind.SLOT, _key(n))
-            if slot is None or (not slot.owner and slot.at + quarantine <= now):
-                draft.put(Kind.SLOT, _key(n), Slot(owner, now))
-                given.append(n)
+
+    def apply(draft: Draft, _: int) -> list[int]:
+        held = {slot.owner: int.from_bytes(key, "big") for key, slot in draft.all(Kind.SLOT) if slot.owner}
+        given: list[int] = []
+        free = iter(numbers)
+        for owner in owners:
+            if owner in held:
+                given.append(held[owner])
+                continue
+            for n in free:
+                slot: Slot | None = draft.get(Kind.SLOT, _key(n))
+                if slot is None or (not slot.owner and slot.at + quarantine <= now):
+                    draft.put(Kind.SLOT, _key(n), Slot(owner, now))
+                    given.append(n)
+                    break
+            else:
                 break
-        else:
-            break
-    return given
+        return given
+
+    return apply
 
 
 class Slots:
@@ -60,9 +64,7 @@ class Slots:
             start = self._rng.randrange(len(numbers))
             order = [*numbers[start:], *numbers[:start]]
             now = self._partitions.now()
-            done = await self._partitions.change(
-                SLOTS, (VNI_SPACE, block), lambda draft, _, o=order, t=now: _take(draft, o, [owner], t, quarantine_us)
-            )
+            done = await self._partitions.change(SLOTS, (VNI_SPACE, block), _take(order, [owner], now, quarantine_us))
             if done.value:
                 return done.value[0]
 
@@ -75,9 +77,7 @@ class Slots:
         block = 0
         while True:
             numbers = range(max(1, block * BLOCK), (block + 1) * BLOCK)
-            done = await self._partitions.change(
-                SLOTS, (HOST_SPACE, block), lambda draft, _, n=numbers: _take(draft, n, [owner], 0, 0)
-            )
+            done = await self._partitions.change(SLOTS, (HOST_SPACE, block), _take(numbers, [owner]))
             if done.value:
                 return done.value[0]
             block += 1
@@ -89,9 +89,7 @@ class Slots:
         space, left = f"{project}/{resource}", list(owners)
         for block in range((limit + BLOCK - 1) // BLOCK):
             numbers = range(block * BLOCK, min(limit, (block + 1) * BLOCK))
-            done = await self._partitions.change(
-                SLOTS, (space, block), lambda draft, _, n=numbers, o=tuple(left): _take(draft, n, o, 0, 0)
-            )
+            done = await self._partitions.change(SLOTS, (space, block), _take(numbers, tuple(left)))
             del left[: len(done.value)]
             if not left:
                 return

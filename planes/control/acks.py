@@ -1,0 +1,148 @@
+"""What hosts answer: kept, then confirmed; and those who wait for it (rules S14, S15).
+
+Called by the plane with decoded acks. All instances share the acks as a queue group and answer after storing; the
+instance whose waiters want to know also hears `ack.*.<itself>`. A host can only ack ports that are bound to it: the
+status row carries its name, and only the row of the binding host counts.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from planes.control import reads
+from planes.control.changes import Changes
+from planes.control.ground import Ground
+from planes.control.publisher import Publisher
+from planes.control.reads import Report, Status
+from planes.control.release import Releases
+from planes.goalstate.messages import Applied, ObjectKind
+from planes.model.enums import Status as Word
+from planes.model.ids import Id, bucket_of, is_ours, number_of
+from planes.model.resources import HostState, Port, PortState
+from planes.store.protocol import Store, Write
+from planes.store.schema import PORT_STATUS
+
+log = logging.getLogger(__name__)
+_encode = msgspec.msgpack.Encoder().encode
+
+#: requests that may wait for hosts at once
+WAITERS = 10_000
+
+
+class Acks:
+    """Status of ports, and who waits for it."""
+
+    def __init__(
+        self,
+        store: Store,
+        ground: Ground,
+        publisher: Publisher,
+        releases: Releases,
+        changes: Changes,
+        now: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._ground = ground
+        self._publisher = publisher
+        self._releases = releases
+        self._changes = changes
+        self._now = now
+        self._waiters: dict[bytes, set[asyncio.Event]] = {}
+        self.counters = {"acks": 0, "acks_refused": 0}
+
+    async def store(self, host: str, items: Iterable[Applied]) -> None:
+        """Keep what a host answered, then do what waited for it. Raises StoreError: the host will ask again."""
+        heard = self._now()
+        taken = [item for item in items if item.kind == ObjectKind.PORT and is_ours(item.id)]
+        await self._store.write([_write(host, item, heard) for item in taken])
+        stored = self._now()
+        for item in taken:
+            self.counters["acks"] += 1
+            self._publisher.acked(host, (item.kind, item.scope, item.id), item.rev)
+            self._changes.answered(host, item, heard, stored)
+            if not item.error:
+                await self._releases.let_go(item.id, host, item.rev)
+            self._wake(item.id)
+
+    def heard(self, items: Iterable[Applied]) -> None:
+        """Another instance keeps these acks; those who wait here look again."""
+        for item in items:
+            self._wake(item.id)
+
+    def _wake(self, port: bytes) -> None:
+        for event in self._waiters.get(port, ()):
+            event.set()
+
+    async def wait(self, ids: Iterable[bytes], seconds: float) -> None:
+        """Return when every port is settled (ACTIVE, ERROR, DOWN or gone), at most `seconds` later."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        for id_ in ids:
+            if len(self._waiters) >= WAITERS:
+                return
+            event = asyncio.Event()
+            self._waiters.setdefault(id_, set()).add(event)
+            try:
+                while not await self._is_settled(id_):
+                    left = deadline - loop.time()
+                    if left <= 0:
+                        return
+                    try:
+                        async with asyncio.timeout(min(left, 1.0)):
+                            await event.wait()
+                    except TimeoutError:
+                        pass
+                    event.clear()
+            finally:
+                self._waiters[id_].discard(event)
+                if not self._waiters[id_]:
+                    del self._waiters[id_]
+
+    async def _is_settled(self, id_: bytes) -> bool:
+        port = (await reads.ports(self._store, [id_])).get(id_)
+        if port is None:
+            return True
+        if port.state == PortState.DELETING or port.leaving:
+            return False
+        status = (await reads.statuses(self._store, [port])).get(id_)
+        return word(port, status) != Word.BUILD
+
+
+def word(port: Port, status: Status | None) -> str:
+    """Neutron's status of a port (rule S14)."""
+    if not port.host or not port.admin_up:
+        return Word.DOWN
+    if status is not None and status.applied >= port.goal_rev and not port.leaving:
+        return Word.ERROR if status.error else Word.ACTIVE
+    return Word.BUILD
+
+
+def reason(port: Port, status: Status | None, state: int | None, alive: bool) -> str:
+    """Why a port is not ACTIVE, in words; empty when it is. `state`: its host's, None when the host is unknown."""
+    said = word(port, status)
+    if said == Word.ERROR and status is not None:
+        return status.error
+    if said == Word.DOWN:
+        return "The port has no host." if not port.host else "The port is administratively down."
+    if said == Word.ACTIVE:
+        return ""
+    if port.leaving:
+        return f"Host {port.leaving} has not let go of the port yet."
+    if state is None:
+        return f"Host {port.host} is unknown: no agent of that name has registered."
+    if state == HostState.PLANNED:
+        return f"Host {port.host} is planned: its agent has not registered yet."
+    if not alive:
+        return f"The agent of host {port.host} does not answer."
+    return f"Host {port.host} is programming the port."
+
+
+def _write(host: str, item: Applied, now: int) -> Write:
+    id_ = Id(item.id)
+    body = _encode(Report(item.error, now))
+    columns = (item.rev, 1 if item.error else 0, body)
+    # The revision leads, so that a late ack of an old one never hides a newer; within one revision, time decides.
+    stamp = (item.rev << 12) + min(max(now - item.rev, 0) // 50_000, 4095)
+    return Write(PORT_STATUS, (number_of(id_), bucket_of(id_)), (item.id, host), columns, stamp)

@@ -1,0 +1,175 @@
+"""Follows each change to its end: from the request through the hosts' acks to the stored status, exactly.
+
+Called by management (a change was published), by the acks (a host answered) and by the REST edge (show me). Stages come
+from the control plane's own clock and from the messages, so they are complete without sampling; `finished` hears of each
+record and may export spans. Finished changes are kept in memory for a while and in the store for 7 days.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from observability.stages import Change, Stage
+from planes.goalstate.messages import Applied
+from planes.model.resources import Body
+from planes.store.protocol import Store, StoreError, Write
+from planes.store.schema import CHANGES
+
+log = logging.getLogger(__name__)
+
+#: changes followed at once, and finished ones kept in memory
+FOLLOWED = 100_000
+KEPT = 20_000
+#: writes that wait for the background writer; more are dropped and counted
+BACKLOG = 50_000
+
+
+class StoredStage(Body, frozen=True):
+    name: str
+    host: str
+    start: int
+    duration: int
+    error: str = ""
+
+
+class Record(Body, frozen=True):
+    """Body of a `changes` row, and what the REST edge shows."""
+
+    id: bytes
+    trace_id: str
+    resource: str
+    status: str
+    stages: tuple[StoredStage, ...]
+    total: int
+    traceparent: str = ""
+
+
+_decode = msgspec.msgpack.Decoder(Record).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+Finished = Callable[[Record], None]
+
+
+class _Open:
+    """A change whose hosts have not all answered."""
+
+    __slots__ = ("change", "hosts", "last", "waiting")
+
+    def __init__(self, change: Change, waiting: set[bytes]) -> None:
+        self.change = change
+        self.waiting = waiting
+        self.hosts: dict[tuple[str, str], StoredStage] = {}
+        self.last = change.last
+
+
+class Changes:
+    """All changes that this instance authored and that are not long finished."""
+
+    def __init__(self, store: Store, finished: Finished) -> None:
+        self._store = store
+        self._finished = finished
+        self._open: OrderedDict[bytes, _Open] = OrderedDict()
+        self._done: OrderedDict[bytes, Record] = OrderedDict()
+        self._backlog: list[Record] = []
+        self._wake = asyncio.Event()
+        self.counters = {"changes_dropped": 0}
+
+    def follow(self, change: Change, objects: Iterable[bytes]) -> None:
+        """The change was published; it is finished when hosts have answered for all these ports (none: now)."""
+        waiting = set(objects)
+        opened = _Open(change, waiting)
+        if not waiting:
+            self._finish(opened)
+            return
+        self._open[change.id] = opened
+        if len(self._open) > FOLLOWED:
+            _, oldest = self._open.popitem(last=False)
+            self._finish(oldest)
+
+    def answered(self, host: str, item: Applied, heard: int, stored: int) -> None:
+        """A host answered for one port: `heard` and `stored` are when the ack came and when it was kept."""
+        opened = self._open.get(item.change)
+        if opened is None or item.id not in opened.waiting:
+            return
+        if item.sent:
+            self._stage(opened, "receive", host, item.sent, item.received, "")
+            self._stage(opened, "program", host, item.received, item.done, item.error)
+        else:
+            self._stage(opened, "program", host, item.started or item.done, item.done, item.error)
+        self._stage(opened, "ack", host, item.done, heard, "")
+        self._stage(opened, "active", host, heard, stored, "")
+        opened.last = max(opened.last, stored)
+        opened.waiting.discard(item.id)
+        if not opened.waiting:
+            self._open.pop(item.change, None)
+            self._finish(opened)
+
+    def _stage(self, opened: _Open, name: str, host: str, start: int, end: int, error: str) -> None:
+        """Several ports of one change on one host are one stage: from the first start to the last end."""
+        old = opened.hosts.get((name, host))
+        if old is not None:
+            start, end = min(start, old.start), max(end, old.start + old.duration)
+            error = error or old.error
+        opened.hosts[name, host] = StoredStage(name, host, start, max(0, end - start), error)
+
+    def _finish(self, opened: _Open) -> None:
+        record = self._record(opened)
+        self._done[record.id] = record
+        if len(self._done) > KEPT:
+            self._done.popitem(last=False)
+        if len(self._backlog) < BACKLOG:
+            self._backlog.append(record)
+            self._wake.set()
+        else:
+            self.counters["changes_dropped"] += 1
+        self._finished(record)
+
+    def _record(self, opened: _Open) -> Record:
+        change = opened.change
+        own = [_stored(stage) for stage in change.stages]
+        stages = own + sorted(opened.hosts.values(), key=lambda stage: stage.start)
+        failed = any(stage.error for stage in stages)
+        status = "ERROR" if failed else ("BUILD" if opened.waiting else "ACTIVE")
+        return Record(
+            change.id,
+            change.trace_id,
+            change.resource,
+            status,
+            tuple(stages),
+            max(0, opened.last - change.begun),
+            change.traceparent,
+        )
+
+    async def get(self, id_: bytes) -> Record | None:
+        """The record of a change, finished or not."""
+        if opened := self._open.get(id_):
+            return self._record(opened)
+        if record := self._done.get(id_):
+            return record
+        rows = (await self._store.read(CHANGES, (id_,))).rows
+        return _decode(rows[-1][2]) if rows else None  # type: ignore[arg-type]
+
+    async def keep(self) -> None:
+        """Write finished changes in the background, many at once; runs until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            records, self._backlog = self._backlog, []
+            try:
+                await self._store.write([_write(record) for record in records])
+            except StoreError as error:
+                log.warning("traces of %d changes were not kept: %s", len(records), error)
+                self.counters["changes_dropped"] += len(records)
+            await asyncio.sleep(0.1)
+
+
+def _stored(stage: Stage) -> StoredStage:
+    return StoredStage(stage.name, stage.host, stage.start, stage.duration, stage.error)
+
+
+def _write(record: Record) -> Write:
+    start = record.stages[0].start if record.stages else 0
+    return Write(CHANGES, (record.id,), (start, ""), (_encode(record),), start + record.total)

@@ -1,0 +1,285 @@
+"""The echo: some seconds after each change, look at what it names, finish or undo what is half done, publish again.
+
+One mechanism for a crashed instance, a lost message, a missing index row and a dangling claim. Called by the plane every
+few seconds. It never invents: everything that it publishes or repairs was read from the store just before.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from planes.control import goals, reads
+from planes.control.feed import PARTS, Entry, Feed
+from planes.control.ground import Ground
+from planes.control.hosts import Hosts
+from planes.control.release import Releases, index_rows, puts
+from planes.control.snapshots import Snapshots
+from planes.goalstate.messages import Gone, Object, ObjectKind
+from planes.model.addresses import bucket
+from planes.model.enums import Kind
+from planes.model.errors import AlcorError
+from planes.model.ids import Id, bucket_of, home_of, number_of, text
+from planes.model.resources import Address, AddressState, NetworkState, Port, PortState
+from planes.store.partitions import Draft
+from planes.store.protocol import Store, StoreError, Write
+from planes.store.rows import Mark, decode
+from planes.store.schema import BY_PROJECT, GROUPS, NETWORKS, PORTS, TABLES
+from planes.store.slots import Slots
+
+log = logging.getLogger(__name__)
+_TABLES = {table.name: table for table in TABLES}
+#: a void row is only needed while its creator may still be under way, µs
+VOID_LIFE = 3600 * 1_000_000
+
+
+class Echo:
+    """Second looks."""
+
+    def __init__(
+        self,
+        store: Store,
+        ground: Ground,
+        hosts: Hosts,
+        releases: Releases,
+        snapshots: Snapshots,
+        slots: Slots,
+        feed: Feed,
+        now: Callable[[], int],
+        quotas: Callable[[int], tuple[str, int]],
+    ) -> None:
+        self._store = store
+        self._ground = ground
+        self._hosts = hosts
+        self._releases = releases
+        self._snapshots = snapshots
+        self._slots = slots
+        self._feed = feed
+        self._now = now
+        self._quotas = quotas
+        self.counters = {"echoed": 0, "undone": 0, "again": 0, "given_up": 0}
+
+    async def turn(self) -> None:
+        """Look at everything that is due in the parts that this instance holds."""
+        for part in range(PARTS):
+            try:
+                due, position = await self._feed.due(part)
+                if position:
+                    await self._feed.settle(part, position, await self._look(due))
+            except (StoreError, AlcorError) as error:
+                log.warning("echo of part %d put off: %s", part, error)
+
+    async def _look(self, due: Sequence[tuple[bytes, Entry]]) -> list[Write]:
+        later: list[Write] = []
+        for id_, entry in due:
+            self.counters["echoed"] += 1
+            try:
+                finished = await self.finish(entry)
+            except (StoreError, AlcorError) as error:
+                log.warning("echo of %s put off: %s", text(id_), error)
+                finished = False
+            if not finished:
+                again = self._feed.again(id_, entry)
+                self.counters["again" if again else "given_up"] += 1
+                if again:
+                    later.append(again)
+        return later
+
+    async def finish(self, entry: Entry) -> bool:
+        """Finish or undo one change and publish it once more; False: look again later."""
+        if entry.kind == Kind.PORT:
+            return await self._ports(entry)
+        if entry.kind == Kind.NETWORK:
+            return await self._network(entry)
+        if entry.kind == Kind.SUBNET:
+            return await self._subnet(entry)
+        return await self._group(entry)
+
+    # -- ports ------------------------------------------------------------------------------------------------------
+
+    async def _ports(self, entry: Entry) -> bool:
+        rows = await reads.ports(self._store, entry.ids)
+        said = await reads.statuses(self._store, rows.values())
+        finished = True
+        for id_ in entry.ids:
+            port = rows.get(id_)
+            if port is None:
+                await self._absent(entry, id_)
+            else:
+                status = said.get(id_)
+                finished &= await self._port(port, entry, status is not None and status.applied >= port.goal_rev)
+        return finished
+
+    async def _port(self, port: Port, entry: Entry, acked: bool) -> bool:
+        """A port that exists; True when nothing of it is left half done."""
+        if port.state == PortState.DELETING or port.leaving:
+            holder = port.leaving or port.host
+            gone = acked and not port.leaving
+            if gone or not holder or (self._hosts.dead(holder) and await self._hosts.fence(holder)):
+                await (self._releases.arrive(port) if port.state == PortState.LIVE else self._releases.finish(port))
+                return True
+            self._ground.publish_port(port)
+            await self._neighbours(port)
+            return False
+        await self._confirm(port)
+        if entry.create:
+            await self._store.write(puts(index_rows(port), port.rev))
+        await self._neighbours(port)
+        if port.host and not acked:
+            self._ground.publish_port(port)
+        if port.releasing and self._hosts.dead(port.host) and await self._hosts.fence(port.host):
+            await self._releases.let_go(port.id, port.host, port.goal_rev)
+        return True
+
+    async def _neighbours(self, port: Port) -> None:
+        objects: list[Object] = []
+        for _, ip in port.fixed:
+            read = await self._store.read(PORTS, (number_of(port.id), bucket(ip)), prefix=(int(Kind.IP), ip))
+            for row in read.rows:
+                address = decode(Kind.IP, row[3])
+                if address.state != AddressState.CLAIMED:
+                    objects.append(goals.neighbour(port.network, ip, address))
+        if port.host and (peer := self._hosts.peer(port.network, port.host)) is not None:
+            objects.append(peer)
+        self._ground.publisher.network(port.network, objects, ())
+
+    async def _confirm(self, port: Port) -> None:
+        """Addresses outside the home bucket that were claimed and never confirmed (rule D5)."""
+        for _, ip in port.fixed:
+            if bucket(ip) != bucket_of(port.id):
+                await confirm_address(self._ground, port, ip)
+
+    async def _absent(self, entry: Entry, id_: bytes) -> None:
+        """No such port: it was never committed, or is long released. Either way nothing of it may stay."""
+        number, home = number_of(Id(id_)), bucket_of(Id(id_))
+        if entry.create and await self._indexed(entry, id_):
+            await self._ground.change_bucket(entry.network, number, home, self._void(id_, Kind.PORT, id_))
+            self.counters["undone"] += 1
+            if (await self._ground.bucket_view(number, home)).get(Kind.PORT, id_) is not None:
+                return
+        for kind, key in entry.claims:
+
+            def unclaim(draft: Draft, rev: int, kind: int = kind, key: bytes = key) -> None:
+                row = draft.get(kind, key)
+                if row is None or row.port != id_:
+                    return
+                if isinstance(row, Address):
+                    free = Address(Id(id_), row.subnet, row.mac, "", 0, AddressState.FREE, self._now(), rev)
+                    draft.put(kind, key, free)
+                else:
+                    draft.drop(kind, key)
+
+            await self._ground.change_bucket(entry.network, number, bucket(key), unclaim)
+        await self._unindex(entry, id_)
+
+    async def _indexed(self, entry: Entry, id_: bytes) -> bool:
+        """Whether the project's index still names the object: if not, its creator never got far enough to commit."""
+        for name, partition, key in entry.index:
+            if name == BY_PROJECT.name and key == (id_,):
+                return bool((await self._store.read(BY_PROJECT, partition, prefix=key)).rows)
+        return True
+
+    async def _unindex(self, entry: Entry, id_: bytes) -> None:
+        stamp = self._now()
+        mine = [row for row in entry.index if row[2] == (id_,)]
+        await self._store.write([Write(_TABLES[name], part, key, None, stamp) for name, part, key in mine])
+        resource, limit = self._quotas(entry.kind)
+        await self._slots.free_quota(entry.project, resource, [id_], limit)
+
+    def _void(self, id_: bytes, kind: int, key: bytes) -> Callable[[Draft, int], None]:
+        """Creators stop at their own void row; raising the counter stops a batch that is still under way."""
+
+        def apply(draft: Draft, rev: int) -> None:
+            if draft.get(kind, key) is None:
+                draft.put(Kind.VOID, id_, Mark(rev=rev))
+            for old, mark in list(draft.all(Kind.VOID)):
+                if mark.rev and mark.rev + VOID_LIFE < self._now():
+                    draft.drop(Kind.VOID, old)
+
+        return apply
+
+    # -- networks, subnets, groups ----------------------------------------------------------------------------------
+
+    async def _network(self, entry: Entry) -> bool:
+        id_ = Id(entry.ids[0])
+        number = number_of(id_)
+        view = await self._ground.network_view(number, fresh=True)
+        row = view.get(Kind.NETWORK)
+        if row is not None and row.id == id_:
+            self._ground.publisher.network(id_, (goals.network(row),), ())
+            return True
+        if entry.create and view.statics.get("state") != NetworkState.DELETING:
+            self._ground.partitions.forget(NETWORKS, (number,))
+            await self._ground.partitions.change(NETWORKS, (number,), self._void(id_, Kind.NETWORK, b""))
+            if (await self._ground.network(number)) is not None:
+                return True
+            self.counters["undone"] += 1
+        else:
+            gone = Gone(ObjectKind.NETWORK, id_, id_, view.top)
+            self._ground.publisher.network(id_, (gone,), ())
+            if not await self.clear_network(id_):
+                return False
+        if entry.vni:
+            await self._slots.free_vni(entry.vni, id_)
+        await self._unindex(entry, id_)
+        return True
+
+    async def clear_network(self, id_: Id) -> bool:
+        """Remove what is left of a deleted network; False while a host has not let go of one of its ports."""
+        number = number_of(id_)
+        view = await self._ground.network_view(number, fresh=True)
+        for key in view.all(Kind.BUCKET):
+            where = (number, int.from_bytes(key, "big"))
+            read = await self._store.read(PORTS, where, prefix=(int(Kind.PORT),))
+            for row in read.rows:
+                await self._port(decode(Kind.PORT, row[3]), Entry(Kind.PORT, ()), acked=False)
+            if (await self._store.read(PORTS, where, prefix=(int(Kind.PORT),), limit=1)).rows:
+                return False
+            await self._ground.partitions.change(PORTS, where, _empty)
+        await self._ground.partitions.change(NETWORKS, (number,), _empty)
+        return True
+
+    async def _subnet(self, entry: Entry) -> bool:
+        id_ = Id(entry.ids[0])
+        number = number_of(id_)
+        view = await self._ground.network_view(number, fresh=True)
+        row = view.get(Kind.SUBNET, id_)
+        if row is not None and not row.deleting:
+            self._ground.publisher.network(row.network, (goals.subnet(row),), ())
+            return True
+        if row is not None:
+            return False
+        if entry.create and await self._indexed(entry, id_):
+            await self._ground.change_network(entry.network, number, self._void(id_, Kind.SUBNET, id_))
+        await self._unindex(entry, id_)
+        return True
+
+    async def _group(self, entry: Entry) -> bool:
+        id_ = Id(entry.ids[0])
+        item = await self._snapshots.group(id_)
+        if item is not None:
+            self._ground.publisher.group(id_, (item,))
+            return True
+        if entry.create and await self._indexed(entry, id_):
+            self._ground.partitions.forget(GROUPS, (home_of(id_),))
+            await self._ground.partitions.change(GROUPS, (home_of(id_),), self._void(id_, Kind.GROUP, b""))
+        await self._unindex(entry, id_)
+        return True
+
+
+def _empty(draft: Draft, _: int) -> None:
+    """Drop every row of a partition; its counter stays, so that nothing old can ever be taken for new."""
+    for kind in (Kind.IP, Kind.MAC, Kind.VOID, Kind.SUBNET, Kind.IDENTITY, Kind.BUCKET):
+        for key, _row in list(draft.all(kind)):
+            draft.drop(kind, key)
+
+
+async def confirm_address(ground: Ground, port: Port, ip: bytes) -> None:
+    """A claimed address whose port is committed becomes its own."""
+
+    def apply(draft: Draft, rev: int) -> None:
+        row: Address | None = draft.get(Kind.IP, ip)
+        if row is not None and row.port == port.id and row.state == AddressState.CLAIMED:
+            host = port.leaving or port.host
+            used = Address(port.id, row.subnet, port.mac, host, port.identity, AddressState.USED, rev, rev)
+            draft.put(Kind.IP, ip, used)
+
+    await ground.change_bucket(port.network, number_of(port.id), bucket(ip), apply)

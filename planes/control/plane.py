@@ -1,0 +1,275 @@
+"""The control plane of one instance: its subscriptions, its timers, its parts put together.
+
+Made by `planes.management.cloud` for the REST process; started and stopped by the composition root. Hosts' requests are
+answered by tasks, at most so many at once: over the bound an instance answers "again in n s" instead of queueing.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from planes.bus.protocol import Bus, BusError, Event, Incoming, Subscription
+from planes.control.acks import Acks
+from planes.control.changes import Changes, Finished
+from planes.control.echo import Echo
+from planes.control.feed import Feed
+from planes.control.ground import Ground
+from planes.control.hosts import Hosts
+from planes.control.publisher import Publisher
+from planes.control.release import Releases
+from planes.control.snapshots import Snapshots
+from planes.goalstate import codec
+from planes.goalstate.messages import Ack, Beacon, Beat, Ok, Page, Pull, Register, Registered, Sync, Synced
+from planes.goalstate.subjects import Subjects, token
+from planes.model.errors import AlcorError
+from planes.store.partitions import Partitions
+from planes.store.protocol import Store, StoreError
+from planes.store.slots import Slots
+
+log = logging.getLogger(__name__)
+
+#: requests from hosts in hand at once
+IN_HAND = 256
+#: clock difference to the store above which this instance must not serve (rule S22), µs
+SKEW = 500_000
+
+
+class ControlConfig(msgspec.Struct, frozen=True):
+    """What an operator may set; times in seconds."""
+
+    prefix: str = "alcor"
+    dead_after: float = 10.0
+    beacon_every: float = 10.0
+    echo_after: float = 10.0
+    echo_every: float = 5.0
+    hosts_every: float = 10.0
+    vni_quarantine: float = 600.0
+    quotas: dict[str, int] = {}
+
+
+class ControlPlane:
+    """One instance."""
+
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        config: ControlConfig,
+        now: Callable[[], int],
+        finished: Finished,
+        quotas: Callable[[int], tuple[str, int]],
+        instance: str = "",
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.instance = instance or "c" + secrets.token_hex(4)
+        self.config = config
+        self.now = now
+        self.store = store
+        self.bus = bus
+        self.subjects = Subjects(config.prefix)
+        self.partitions = Partitions(store, now)
+        self.slots = Slots(self.partitions)
+        self.hosts = Hosts(store, self.slots, now, loop.time, config.dead_after)
+        self.publisher = Publisher(bus, self.subjects, self.instance, now, self.hosts.epoch)
+        self.ground = Ground(self.partitions, self.publisher)
+        self.hosts.ground = self.ground
+        self.changes = Changes(store, finished)
+        self.releases = Releases(store, self.ground, self.slots, now, config.quotas.get("port", -1))
+        self.acks = Acks(store, self.ground, self.publisher, self.releases, self.changes, now)
+        self.snapshots = Snapshots(store, self.ground, self.hosts)
+        self.feed = Feed(store, self.instance, now, int(config.echo_after * 1e6))
+        self.echo = Echo(
+            store, self.ground, self.hosts, self.releases, self.snapshots, self.slots, self.feed, now, quotas
+        )
+        self.counters = {"malformed": 0, "refused": 0, "put_off": 0}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: list[asyncio.Task[None]] = []
+        self._subscriptions: list[Subscription] = []
+        self.skew = 0
+
+    async def start(self) -> None:
+        """Load hosts, subscribe, start the timers."""
+        await self.hosts.load()
+        await self._clock()
+        subscribe = self.bus.subscribe
+        self._subscriptions = [
+            await subscribe(self.subjects.acks, self._on_ack, "control"),
+            await subscribe(self.subjects.acks_of(self.instance), self._on_heard),
+            await subscribe(self.subjects.pulls, self._on_pull, "control"),
+            await subscribe(self.subjects.syncs, self._on_sync, "control"),
+            await subscribe(self.subjects.beats, self._on_beat),
+        ]
+        self.bus.listen(self._on_event)
+        self._every("repeat", 0.25, self._repeat)
+        self._every("beacon", self.config.beacon_every, self._beacon)
+        self._every("echo", self.config.echo_every, self.echo.turn)
+        self._every("hosts", self.config.hosts_every, self.hosts.load)
+        self._every("clock", 60.0, self._clock)
+        self._timers.append(asyncio.create_task(self.changes.keep(), name="keep changes"))
+        await self._beacon()
+
+    async def stop(self) -> None:
+        """Unsubscribe, let what is in hand finish, stop the timers."""
+        for subscription in self._subscriptions:
+            try:
+                await subscription.unsubscribe()
+            except BusError:
+                pass
+        for timer in self._timers:
+            timer.cancel()
+        await asyncio.gather(*self._timers, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+        await self.partitions.idle()
+        self.publisher.flush()
+
+    async def ready(self) -> list[str]:
+        """Why this instance cannot serve now."""
+        reasons = [] if self.bus.connected else ["no connection to NATS"]
+        try:
+            await self._clock()
+        except StoreError as error:
+            reasons.append(f"the store does not answer: {error}")
+        if abs(self.skew) > SKEW:
+            reasons.append(f"this machine's clock is {self.skew / 1e6:+.1f} s off the store's")
+        return reasons
+
+    # -- timers -----------------------------------------------------------------------------------------------------
+
+    def _every(self, name: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                try:
+                    await work()
+                except (StoreError, AlcorError, BusError) as error:
+                    log.warning("%s put off: %s", name, error)
+
+        self._timers.append(asyncio.create_task(run(), name=name))
+
+    async def _repeat(self) -> None:
+        self.publisher.repeat()
+
+    async def _beacon(self) -> None:
+        beacon = Beacon(self.instance, self.now(), int(self.config.beacon_every * 1000))
+        try:
+            self.bus.publish(self.subjects.beacon(self.instance), codec.encode(beacon, self.instance))
+        except BusError:
+            pass  # the agents will notice
+
+    async def _clock(self) -> None:
+        before = self.now()
+        theirs = await self.store.now()
+        self.skew = (before + self.now()) // 2 - theirs
+
+    def _on_event(self, event: Event) -> None:
+        if event.name == "reconnected":
+            self._spawn(self._beacon())
+
+    # -- requests from hosts ----------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _answer(self, message: Incoming, reply: codec.Message) -> None:
+        if message.reply:
+            try:
+                self.bus.publish(message.reply, codec.encode(reply, self.instance))
+            except BusError:
+                pass  # the host asks again
+
+    def _open(self, message: Incoming, body: type[codec.T]) -> tuple[str, int, codec.T] | None:
+        """Who sent it (its name must be the subject's), its epoch, and the body; None: counted and ignored."""
+        try:
+            envelope, decoded = codec.decode(message.data, body)
+        except codec.Malformed as error:
+            self._count_malformed(message, error)
+            return None
+        if token(envelope.sender) != self.subjects.host_of(message.subject):
+            self.counters["refused"] += 1
+            return None
+        return envelope.sender, envelope.epoch, decoded
+
+    def _count_malformed(self, message: Incoming, error: Exception) -> None:
+        self.counters["malformed"] += 1
+        if self.counters["malformed"] == 1:
+            log.warning("malformed message on %s: %s (more are only counted)", message.subject, error)
+
+    def _take(self, message: Incoming, work: Coroutine[Any, Any, codec.Message], busy: codec.Message) -> None:
+        if len(self._tasks) >= IN_HAND:
+            work.close()
+            self.counters["put_off"] += 1
+            self._answer(message, busy)
+            return
+        self._spawn(self._serve(message, work, busy))
+
+    async def _serve(self, message: Incoming, work: Coroutine[Any, Any, codec.Message], busy: codec.Message) -> None:
+        try:
+            self._answer(message, await work)
+        except (StoreError, AlcorError) as error:
+            log.info("request on %s put off: %s", message.subject, error)
+            self._answer(message, busy)
+        except Exception:
+            self.counters["refused"] += 1
+            log.exception("request on %s failed", message.subject)
+
+    def _on_ack(self, message: Incoming) -> None:
+        opened = self._open(message, Ack)
+        if opened is None:
+            return
+        host, epoch, ack = opened
+        if epoch < self.hosts.epoch(host):
+            self.counters["refused"] += 1
+            self._answer(message, Ok(self.hosts.epoch(host)))
+            return
+        self._take(message, self._store_acks(host, ack), Ok(again=1))
+
+    async def _store_acks(self, host: str, ack: Ack) -> Ok:
+        await self.acks.store(host, ack.items)
+        return Ok(self.hosts.epoch(host))
+
+    def _on_heard(self, message: Incoming) -> None:
+        opened = self._open(message, Ack)
+        if opened is not None:
+            self.acks.heard(opened[2].items)
+
+    def _on_pull(self, message: Incoming) -> None:
+        if message.subject.endswith(".register"):
+            registered = self._open(message, Register)
+            if registered is not None:
+                host, _, asked = registered
+                work = self.hosts.register(asked) if host == asked.host else _refuse("another host's name")
+                self._take(message, work, Registered(again=1))
+            return
+        opened = self._open(message, Pull)
+        if opened is not None:
+            host, epoch, pull = opened
+            if epoch < self.hosts.epoch(host):
+                self._answer(message, Page(denied="superseded by a later registration"))
+                return
+            self._take(message, self.snapshots.page(host, pull), Page(again=self._patience()))
+
+    def _on_sync(self, message: Incoming) -> None:
+        opened = self._open(message, Sync)
+        if opened is not None:
+            self._take(message, self.snapshots.sync(opened[0], opened[2]), Synced(again=self._patience()))
+
+    def _on_beat(self, message: Incoming) -> None:
+        opened = self._open(message, Beat)
+        if opened is not None:
+            host, epoch, beat = opened
+            self._answer(message, self.hosts.beat(host, epoch, beat))
+
+    def _patience(self) -> int:
+        """Seconds after which to ask again; grows with what is in hand."""
+        return 1 + len(self._tasks) // IN_HAND
+
+
+async def _refuse(reason: str) -> Registered:
+    return Registered(refused=reason)

@@ -1,0 +1,134 @@
+"""Hands goal state to the bus: written first, published after, never the other way round (rule S3).
+
+Called by management after a commit, by the echo and by whoever changes hosts. Objects of one scope that are handed over
+in the same turn of the loop leave as one message, at most 256 objects or 256 KiB (rule S23). What cannot be sent now is
+counted and left to the echo; nothing is kept for later, except that host messages which nobody acks go out again after
+1 s and 3 s (rule S15).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from planes.bus.protocol import Bus, BusError
+from planes.goalstate import codec
+from planes.goalstate.messages import Goal, Key, Object, Span
+from planes.goalstate.subjects import Subjects
+
+#: seconds after which an unacknowledged host message goes out again
+REPEATS = (1.0, 3.0)
+#: host messages whose acks are awaited; more are left to the echo
+AWAITED = 100_000
+#: objects of one message; leaves room for the largest objects under 256 KiB
+_CHUNK_BYTES = codec.MAX_MESSAGE * 3 // 4
+
+Awaited = tuple[str, Key]
+
+
+class _Message:
+    __slots__ = ("epoch", "objects", "spans", "traceparent")
+
+    def __init__(self, traceparent: str, epoch: int) -> None:
+        self.objects: dict[Key, Object] = {}
+        self.spans: list[Span] = []
+        self.traceparent = traceparent
+        self.epoch = epoch
+
+
+class Publisher:
+    """One instance's outgoing goal state."""
+
+    def __init__(
+        self, bus: Bus, subjects: Subjects, instance: str, now: Callable[[], int], epoch_of: Callable[[str], int]
+    ) -> None:
+        self._bus = bus
+        self._subjects = subjects
+        self._instance = instance
+        self._now = now
+        self._epoch_of = epoch_of
+        self._pending: dict[str, _Message] = {}
+        self._scheduled = False
+        self._awaited: dict[Awaited, Object] = {}
+        self._repeats: tuple[deque[tuple[float, Awaited, int]], ...] = tuple(deque() for _ in REPEATS)
+        self.counters = {"published": 0, "unsent": 0, "repeated": 0}
+
+    def host(self, host: str, objects: Sequence[Object], traceparent: str = "") -> None:
+        """Ports and their tombstones, for the host that has them; acknowledged."""
+        self._add(self._subjects.host(host), objects, (), traceparent, self._epoch_of(host))
+        due = asyncio.get_running_loop().time() + REPEATS[0]
+        for item in objects:
+            if len(self._awaited) < AWAITED:
+                awaited = (host, item.key)
+                self._awaited[awaited] = item
+                self._repeats[0].append((due, awaited, item.rev))
+
+    def network(self, network: bytes, objects: Sequence[Object], spans: Sequence[Span], traceparent: str = "") -> None:
+        """Objects of a network, and the stretch of its partitions that they complete."""
+        self._add(self._subjects.network(network), objects, spans, traceparent, 0)
+
+    def group(self, group: bytes, objects: Sequence[Object], traceparent: str = "") -> None:
+        self._add(self._subjects.group(group), objects, (), traceparent, 0)
+
+    def acked(self, host: str, key: Key, rev: int) -> None:
+        """The host answered for this revision: no repetition."""
+        awaited = self._awaited.get((host, key))
+        if awaited is not None and awaited.rev <= rev:
+            del self._awaited[host, key]
+
+    def repeat(self) -> None:
+        """Send what is due a second or third time; called a few times a second."""
+        now = asyncio.get_running_loop().time()
+        for nth, queue in enumerate(self._repeats):
+            while queue and queue[0][0] <= now:
+                _, awaited, rev = queue.popleft()
+                item = self._awaited.get(awaited)
+                if item is None or item.rev != rev:
+                    continue
+                self._add(self._subjects.host(awaited[0]), (item,), (), "", self._epoch_of(awaited[0]))
+                self.counters["repeated"] += 1
+                if nth + 1 < len(REPEATS):
+                    self._repeats[nth + 1].append((now + REPEATS[nth + 1] - REPEATS[nth], awaited, rev))
+                else:
+                    del self._awaited[awaited]
+
+    def _add(
+        self, subject: str, objects: Sequence[Object], spans: Sequence[Span], traceparent: str, epoch: int
+    ) -> None:
+        message = self._pending.get(subject)
+        if message is None:
+            message = self._pending[subject] = _Message(traceparent, epoch)
+        for item in objects:
+            message.objects[item.key] = item
+        message.spans.extend(spans)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send everything that was handed over."""
+        self._scheduled = False
+        pending, self._pending = self._pending, {}
+        for subject, message in pending.items():
+            objects = tuple(message.objects.values())
+            spans = tuple(message.spans)
+            if len(objects) <= codec.MAX_OBJECTS:
+                self._send(subject, objects, spans, message)
+                continue
+            for start in range(0, len(objects), codec.MAX_OBJECTS):
+                part = objects[start : start + codec.MAX_OBJECTS]
+                last = start + codec.MAX_OBJECTS >= len(objects)
+                self._send(subject, part, spans if last else (), message)
+
+    def _send(self, subject: str, objects: tuple[Object, ...], spans: tuple[Span, ...], message: _Message) -> None:
+        goal = Goal(objects, spans, self._instance, self._now())
+        data = codec.encode(goal, self._instance, message.epoch)
+        if len(data) > _CHUNK_BYTES and len(objects) > 1:
+            half = len(objects) // 2
+            self._send(subject, objects[:half], (), message)
+            self._send(subject, objects[half:], spans, message)
+            return
+        try:
+            self._bus.publish(subject, data, message.traceparent)
+            self.counters["published"] += 1
+        except BusError:
+            self.counters["unsent"] += 1

@@ -1,0 +1,185 @@
+"""What is left to do when a host has let go of a port: its rows, addresses, index rows and quota.
+
+Called when an ack of a tombstone arrives, when the host of a deleted port is dead, and by the echo. Each step is
+idempotent, in the order that docs/store.md tells: first the batch that frees the addresses, then the index.
+"""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from planes.control.ground import Ground
+from planes.model.addresses import bucket
+from planes.model.enums import Kind
+from planes.model.ids import Id, bucket_of, number_of
+from planes.model.resources import Address, AddressState, Port, PortState
+from planes.store.partitions import Draft
+from planes.store.protocol import Store, Values, Write
+from planes.store.schema import BY_DEVICE, BY_GROUP, BY_HOST, BY_PROJECT, Table
+from planes.store.slots import Slots
+
+Index = tuple[Table, Values, Values]
+
+
+def part_of(id_: bytes) -> int:
+    """The 6 random bits of an id that spread an index over partitions."""
+    return id_[0] >> 2
+
+
+def index_rows(port: Port) -> list[Index]:
+    """Every index row that a port should have."""
+    rows: list[Index] = [(BY_PROJECT, (port.project, int(Kind.PORT), part_of(port.id)), (port.id,))]
+    rows += [(BY_HOST, (host,), (port.id,)) for host in (port.host, port.leaving) if host]
+    if port.device_id:
+        rows.append((BY_DEVICE, (port.device_id,), (port.id,)))
+    rows += [(BY_GROUP, (group, part_of(port.id)), (port.id,)) for group in port.groups]
+    return rows
+
+
+def puts(rows: list[Index], rev: int) -> list[Write]:
+    """Writes that make these index rows exist."""
+    return [Write(table, partition, key, (rev,) if table.columns else (), rev) for table, partition, key in rows]
+
+
+def drops(rows: list[Index], rev: int) -> list[Write]:
+    """Writes that remove these index rows."""
+    return [Write(table, partition, key, None, rev) for table, partition, key in rows]
+
+
+def free_addresses(draft: Draft, port: Id, ips: list[bytes], rev: int, now: int) -> list[bytes]:
+    """In the bucket of `draft`: these addresses of a port become free, if they are still its own."""
+    freed = []
+    for ip in ips:
+        row: Address | None = draft.get(Kind.IP, ip)
+        if row is not None and row.port == port and row.state != AddressState.FREE:
+            draft.put(Kind.IP, ip, Address(port, row.subnet, row.mac, "", 0, AddressState.FREE, now, rev))
+            freed.append(ip)
+    return freed
+
+
+class Releases:
+    """Ends what hosts have let go of."""
+
+    def __init__(self, store: Store, ground: Ground, slots: Slots, now: Callable[[], int], port_quota: int) -> None:
+        self._store = store
+        self._ground = ground
+        self._slots = slots
+        self._now = now
+        self._port_quota = port_quota
+
+    async def let_go(self, port_id: bytes, host: str, rev: int) -> Port | None:
+        """The host has applied revision `rev` of the port, perhaps its tombstone; do what waited for that.
+
+        Returns the row as it now stands; None when the port is no more. Nothing happens on an old revision's ack.
+        """
+        port = await self._ground.port(port_id)
+        if port is None or rev > port.goal_rev:
+            port = await self._ground.port(port_id, fresh=True)
+        if port is None or rev < port.goal_rev or host not in (port.host, port.leaving):
+            return port
+        if port.state == PortState.DELETING:
+            await self.finish(port)
+            return None
+        if port.leaving == host:
+            return await self.arrive(port)
+        if port.releasing:
+            await self._free_outside(port, list(port.releasing), rows_of_port=False)
+            return await self._settled(port)
+        return port
+
+    async def finish(self, port: Port) -> None:
+        """A deleted port whose host has let go, or is dead and fenced: free its addresses, then forget it."""
+        ips = [ip for _, ip in port.fixed] + list(port.releasing)
+        await self._free_outside(port, ips, rows_of_port=True)
+        number, home = number_of(port.id), bucket_of(port.id)
+
+        def apply(draft: Draft, rev: int) -> None:
+            row: Port | None = draft.get(Kind.PORT, port.id)
+            if row is None or row.state != PortState.DELETING:
+                return
+            free_addresses(draft, port.id, ips, rev, self._now())
+            draft.drop(Kind.PORT, port.id)
+            mac = draft.get(Kind.MAC, port.mac)
+            if mac is not None and mac.port == port.id:
+                draft.drop(Kind.MAC, port.mac)
+
+        done = await self._ground.change_bucket(port.network, number, home, apply)
+        await self._store.write(drops(index_rows(port), max(done.rev, port.rev) + 1))
+        await self._slots.free_quota(port.project, "port", [port.id], self._port_quota)
+
+    async def arrive(self, port: Port) -> Port | None:
+        """The old host of a re-bound port has let go: its addresses now are on the new one, which is told."""
+        number, host = number_of(port.id), port.host
+        for where, ips in _by_bucket(port).items():
+            if where == bucket_of(port.id):
+                continue
+
+            def move(draft: Draft, rev: int, ips: list[bytes] = ips) -> None:
+                self._move(draft, port.id, ips, host, rev)
+
+            await self._ground.change_bucket(port.network, number, where, move)
+
+        def apply(draft: Draft, rev: int) -> Port | None:
+            row: Port | None = draft.get(Kind.PORT, port.id)
+            if row is None or row.state != PortState.LIVE or row.host != host or not row.leaving:
+                return row
+            self._move(draft, port.id, [ip for _, ip in row.fixed], host, rev)
+            new = replace(row, leaving="", rev=rev, goal_rev=rev)
+            draft.put(Kind.PORT, port.id, new)
+            return new
+
+        done = await self._ground.change_bucket(port.network, number, bucket_of(port.id), apply)
+        if done.value is not None:
+            self._ground.publish_port(done.value, port.traceparent)
+            if done.value.leaving != port.leaving and port.leaving != done.value.host:
+                gone: list[Index] = [(BY_HOST, (port.leaving,), (port.id,))]
+                await self._store.write(drops(gone, done.rev + 1))
+        return done.value
+
+    def _move(self, draft: Draft, port: Id, ips: list[bytes], host: str, rev: int) -> None:
+        for ip in ips:
+            row: Address | None = draft.get(Kind.IP, ip)
+            if row is not None and row.port == port and row.state == AddressState.USED and row.host != host:
+                draft.put(
+                    Kind.IP, ip, Address(port, row.subnet, row.mac, host, row.identity, row.state, row.since, rev)
+                )
+
+    async def _settled(self, port: Port) -> Port | None:
+        """The addresses that were taken off a live port are free."""
+
+        def apply(draft: Draft, rev: int) -> Port | None:
+            row: Port | None = draft.get(Kind.PORT, port.id)
+            if row is None or row.goal_rev != port.goal_rev or not row.releasing:
+                return row
+            free_addresses(draft, port.id, list(row.releasing), rev, self._now())
+            new = replace(row, releasing=(), rev=rev)
+            draft.put(Kind.PORT, port.id, new)
+            return new
+
+        return (await self._ground.change_bucket(port.network, number_of(port.id), bucket_of(port.id), apply)).value
+
+    async def _free_outside(self, port: Port, ips: list[bytes], *, rows_of_port: bool) -> None:
+        """Free addresses (and, for a deleted port, the MAC) that live outside the port's home bucket."""
+        home = bucket_of(port.id)
+        outside: dict[int, list[bytes]] = {}
+        for ip in ips:
+            if bucket(ip) != home:
+                outside.setdefault(bucket(ip), []).append(ip)
+        if rows_of_port and bucket(port.mac) != home:
+            outside.setdefault(bucket(port.mac), [])
+        for where, members in outside.items():
+
+            def apply(draft: Draft, rev: int, members: list[bytes] = members) -> None:
+                free_addresses(draft, port.id, members, rev, self._now())
+                mac = draft.get(Kind.MAC, port.mac) if rows_of_port else None
+                if mac is not None and mac.port == port.id:
+                    draft.drop(Kind.MAC, port.mac)
+
+            await self._ground.change_bucket(port.network, number_of(port.id), where, apply)
+
+
+def _by_bucket(port: Port) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    for _, ip in port.fixed:
+        found.setdefault(bucket(ip), []).append(ip)
+    return found

@@ -1,0 +1,221 @@
+"""Answers hosts' pulls, page by page, and compares their digests (rules S4, S5, S7, S11).
+
+Called by the plane. Page tokens are stateless, so any instance may serve the next page. A page holds at most 256
+objects. A host is given only networks in which it has ports.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
+from planes.control import goals, reads
+from planes.control.ground import Ground
+from planes.control.hosts import Hosts
+from planes.goalstate import messages as goal
+from planes.goalstate.codec import MAX_OBJECTS
+from planes.goalstate.messages import (
+    WHOLE,
+    Group,
+    NetworkDigest,
+    Object,
+    Page,
+    Pull,
+    Span,
+    Sync,
+    Synced,
+    What,
+)
+from planes.model.enums import Kind
+from planes.model.ids import Id, home_of, number_of
+from planes.model.resources import AddressState, HostState, Network, Port, PortState
+from planes.store.partitions import View
+from planes.store.protocol import Store
+from planes.store.rows import decode
+from planes.store.schema import GROUPS, PORTS
+
+#: objects of a page before peers are added
+ROWS = MAX_OBJECTS * 3 // 4
+
+
+class Token(msgspec.Struct, array_like=True, frozen=True):
+    """Where the next page begins: in this bucket (−1: the network's own rows), after this key."""
+
+    bucket: int
+    after: bytes = b""
+
+
+_token = msgspec.msgpack.Decoder(Token).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Snapshots:
+    """What hosts should have, read from the store."""
+
+    def __init__(self, store: Store, ground: Ground, hosts: Hosts) -> None:
+        self._store = store
+        self._ground = ground
+        self._hosts = hosts
+
+    async def page(self, host: str, pull: Pull) -> Page:
+        """One page of what is asked for; `denied` when the host has no business there."""
+        if pull.what == What.HOST:
+            return await self._host_page(host, pull.token)
+        if pull.what == What.GROUP:
+            return await self._group_page(pull.scope)
+        if len(pull.scope) != 16:
+            return Page(denied="no such network")
+        number = number_of(Id(pull.scope))
+        if number not in {number_of(Id(id_)) for id_ in await reads.ids_on(self._store, host)}:
+            return Page(denied=f"host {host} has no port in this network")
+        view = await self._ground.network_view(number, fresh=True)
+        network: Network | None = view.get(Kind.NETWORK)
+        if network is None or network.id != pull.scope:
+            return Page(denied="no such network")
+        if pull.what == What.BUCKET:
+            return await self._bucket_page(network, pull)
+        return await self._network_page(network, view, pull)
+
+    async def _host_page(self, host: str, token: bytes) -> Page:
+        ids = await reads.ids_on(self._store, host, token, MAX_OBJECTS)
+        rows = await reads.ports(self._store, ids)
+        objects = [item for row in rows.values() if (item := for_host(row, host)) is not None]
+        return Page(tuple(objects), ids[-1] if len(ids) == MAX_OBJECTS else b"")
+
+    async def _group_page(self, group: bytes) -> Page:
+        item = await self.group(group)
+        return Page((item,)) if item else Page(denied="no such security group")
+
+    async def group(self, group: bytes) -> Group | None:
+        """The group object as the store has it now."""
+        if len(group) != 16:
+            return None
+        view = await self._ground.partitions.view(GROUPS, (home_of(Id(group)),), fresh=True)
+        row = view.get(Kind.GROUP)
+        if row is None or row.id != group:
+            return None
+        return goals.group(row, view.all(Kind.RULE).values(), view.top)
+
+    async def _network_page(self, network: Network, view: View, pull: Pull) -> Page:
+        buckets = sorted(int.from_bytes(key, "big") for key in view.all(Kind.BUCKET))
+        if not pull.token:
+            objects: list[Object] = [goals.network(network)]
+            objects += [goals.subnet(row) for row in view.all(Kind.SUBNET).values() if not row.deleting]
+            identities = sorted(view.all(Kind.IDENTITY).values(), key=lambda row: row.number)
+            return self._identities(network, objects, identities, 0, view.top, buckets)
+        token = _token(pull.token)
+        if token.bucket == WHOLE:
+            start = int.from_bytes(token.after, "big")
+            identities = sorted(view.all(Kind.IDENTITY).values(), key=lambda row: row.number)
+            left = [row for row in identities if row.number > start]
+            return self._identities(network, [], left, start, view.top, buckets)
+        objects, key, top = await self._addresses(network, token.bucket, token.after, 0)
+        spans = (Span(token.bucket, 0, top),) if not token.after else ()
+        if key:
+            return Page(tuple(objects), _encode(Token(token.bucket, key)), spans)
+        later = [bucket for bucket in buckets if bucket > token.bucket]
+        return Page(tuple(objects), _encode(Token(later[0])) if later else b"", spans)
+
+    def _identities(
+        self,
+        network: Network,
+        objects: list[Object],
+        identities: Sequence[object],
+        start: int,
+        top: int,
+        buckets: list[int],
+    ) -> Page:
+        """A page of the network's own rows; identities are numbered, so a page begins after a number."""
+        room = ROWS - min(len(objects), ROWS // 2)
+        page = identities[:room]
+        objects += [goals.identity(network.id, row) for row in page]  # type: ignore[arg-type]
+        spans = (Span(WHOLE, 0, top),) if not start else ()
+        if len(identities) > room:
+            last = page[-1].number  # type: ignore[attr-defined]
+            return Page(tuple(objects), _encode(Token(WHOLE, last.to_bytes(2, "big"))), spans)
+        return Page(tuple(objects), _encode(Token(buckets[0])) if buckets else b"", spans)
+
+    async def _bucket_page(self, network: Network, pull: Pull) -> Page:
+        after = _token(pull.token).after if pull.token else b""
+        objects, key, top = await self._addresses(network, pull.part, after, pull.since)
+        spans = (Span(pull.part, pull.since, top),) if not pull.token else ()
+        token = _encode(Token(pull.part, key)) if key else b""
+        return Page(tuple(objects), token, spans, whole=not pull.since)
+
+    async def _addresses(
+        self, network: Network, bucket: int, after: bytes, since: int
+    ) -> tuple[list[Object], bytes, int]:
+        """Neighbours of a bucket above `since`, the peers they name, the key to go on from, and the bucket's top."""
+        read = await self._store.read(
+            PORTS,
+            (network.number, bucket),
+            prefix=(int(Kind.IP),),
+            after=(int(Kind.IP), after) if after else (),
+            limit=ROWS,
+        )
+        objects: dict[tuple[int, bytes, bytes], Object] = {}
+        peers: set[str] = set()
+        for row in read.rows:
+            if cast(int, row[2]) <= since:
+                continue
+            address = decode(Kind.IP, row[3])
+            if address.state == AddressState.CLAIMED or (not since and address.state != AddressState.USED):
+                continue
+            item = goals.neighbour(network.id, cast(bytes, row[1]), address)
+            objects[item.key] = item
+            peers.add(address.host)
+        for name in peers:
+            if name and (peer := self._hosts.peer(network.id, name)) is not None:
+                objects[peer.key] = peer
+        key = cast(bytes, read.rows[-1][1]) if len(read.rows) == ROWS else b""
+        return list(objects.values()), key, cast(int, read.statics[0] or 0) if read.exists else 0
+
+    # -- digests ----------------------------------------------------------------------------------------------------
+
+    async def sync(self, host: str, digest: Sync) -> Synced:
+        """The scopes in which the host's digest differs from the store, each as the pull that mends it."""
+        pulls: list[Pull] = []
+        ids = await reads.ids_on(self._store, host)
+        rows = await reads.ports(self._store, ids)
+        objects = [for_host(row, host) for row in rows.values()]
+        wanted = {item.id: item.rev for item in objects if isinstance(item, goal.Port)}
+        if dict(digest.ports) != wanted:
+            pulls.append(Pull(What.HOST))
+        for network in digest.networks:
+            pulls += await self._compare(network)
+        for group, rev in digest.groups:
+            item = await self.group(group)
+            if item is None or item.rev != rev:
+                pulls.append(Pull(What.GROUP, group))
+        return Synced(tuple(pulls), epoch=self._hosts.epoch(host))
+
+    async def _compare(self, digest: NetworkDigest) -> list[Pull]:
+        whole = [Pull(What.NETWORK, digest.id)]
+        if len(digest.id) != 16:
+            return whole
+        number = number_of(Id(digest.id))
+        view = await self._ground.network_view(number, fresh=True)
+        network: Network | None = view.get(Kind.NETWORK)
+        tops = dict(digest.tops)
+        if network is None or network.id != digest.id or tops.pop(WHOLE, 0) != view.top:
+            return whole
+        for name, rev in digest.peers:
+            row = self._hosts.get(name)
+            if row is not None and (row.rev != rev or row.state != HostState.UP):
+                return whole
+        pulls = []
+        for key in view.all(Kind.BUCKET):
+            bucket = int.from_bytes(key, "big")
+            read = await self._store.read(PORTS, (number, bucket), limit=1)
+            top = cast(int, read.statics[0] or 0) if read.exists else 0
+            known = tops.get(bucket, 0)
+            if known != top:
+                pulls.append(Pull(What.BUCKET, digest.id, bucket, known if known < top else 0))
+        return pulls
+
+
+def for_host(row: Port, host: str) -> Object | None:
+    """What a host should hold of a port: all of it, its tombstone, or nothing while another host must let go first."""
+    if row.host == host and not row.leaving:
+        return goals.port_gone(row) if row.state == PortState.DELETING else goals.port(row)
+    return goals.port_gone(row) if row.leaving == host else None
