@@ -1,0 +1,61 @@
+"""The parts of a deployment, one process each: API with control plane, agent, and the creation of the tables."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+from msgspec import structs
+
+from cli.errors import Failure
+from planes.model.settings import Loaded, Settings, masked
+
+
+def checked_auth(settings: Settings) -> None:
+    """Refuse a mode that this version cannot enforce, rather than run open."""
+    if settings.auth != "none":
+        raise Failure(
+            f"Authentication mode '{settings.auth}' is not available in this version; only none, on loopback."
+        )
+
+
+def store_url(settings: Settings) -> str:
+    """The store's URL; by default a file in the data directory."""
+    if settings.store == "cassandra" or settings.store.startswith("cassandra:"):
+        raise Failure("The Cassandra store is not available in this version; use sqlite:///path.")
+    if settings.store and not settings.store.startswith("sqlite:///"):
+        raise Failure(f"Setting store is '{masked(settings.store)}'; it must be sqlite:///path.")
+    return settings.store or f"sqlite:///{Path(settings.data).resolve() / 'alcor.db'}"
+
+
+def api(loaded: Loaded) -> None:
+    """Serve until a signal ends it."""
+    import uvloop
+
+    uvloop.run(run(settings))
+
+
+def agent(loaded: Loaded) -> None:
+    """Keep this host's kernel as it should be, until a signal ends it."""
+    settings = loaded.settings
+    if not settings.vtep:
+        raise Failure("ALCOR_VTEP is not set: the agent must know its underlay address.")
+    from agent.main import run
+
+    asyncio.run(run(structs.replace(settings, host=settings.host or socket.gethostname())))
+
+
+def store_init(loaded: Loaded) -> str:
+    """Create what is missing of the tables; returns the store's URL."""
+    url = store_url(loaded.settings)
+    from planes.store.sqlite.store import SqliteStore
+
+    path = Path(url.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    async def touch() -> None:
+        store = SqliteStore(str(path))
+        await store.open()
+        await store.close()
+
+    asyncio.run(touch())
+    return url

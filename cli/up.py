@@ -1,0 +1,241 @@
+"""`alcor up`: a whole cloud on this machine, in the foreground. `cli.demo` runs its story inside the same cloud.
+
+Everything is under the data directory and the cloud's tag. The end, a failed start and the next start all remove what
+is left; the database stays, and the hosts' kernels are filled from it again at the next start.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import msgspec
+from msgspec import Struct
+
+from cli.errors import Failure
+from cli.layout import Description, Layout, require_privileges
+from cli.parts import checked_auth, store_url
+from cli.supervisor import Part, Supervisor
+from cli.underlay import Underlay, underlay
+from planes.model.settings import Loaded, Settings
+
+READY_SECONDS = 60.0
+NATS_PORT = 4222
+_ADMIN = {"X-Roles": "admin"}
+
+
+class Cloud(Struct, frozen=True):
+    """A running cloud."""
+
+    layout: Layout
+    settings: Settings
+    api: str
+    nats: str
+    hosts: tuple[str, ...]
+    supervisor: Supervisor
+
+    def summary(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "api": self.api,
+            "nats": self.nats,
+            "console": f"{self.api}/console",
+            "hosts": list(self.hosts),
+            "pids": self.supervisor.pids,
+            "data": str(self.layout.data),
+        }
+
+
+def up(loaded: Loaded, hosts: int, json_: bool) -> None:
+    """Run a cloud until SIGINT or SIGTERM."""
+
+    async def stay() -> None:
+        async with running(loaded.settings, hosts, tell) as cloud:
+            if json_:
+                click.echo(msgspec.json.encode(cloud.summary()).decode())
+            else:
+                _introduce(cloud)
+            await asyncio.Event().wait()
+
+    until_stopped(stay())
+
+
+def tell(sentence: str) -> None:
+    """Progress and trouble go to stderr; stdout holds only what was asked for."""
+    click.echo(f"alcor: {sentence}", err=True)
+
+
+def until_stopped(work: Coroutine[Any, Any, None]) -> bool:
+    """Run `work` to its end (True), or until a signal ends it (False); either way its clean-up is done on return."""
+
+    async def guarded() -> bool:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        stopping = False
+
+        def stop() -> None:  # once: a second signal must not break off the clean-up
+            nonlocal stopping
+            if not stopping:
+                stopping = True
+                task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, stop)
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not stopping:
+                raise
+            return False
+        return True
+
+    return asyncio.run(guarded())
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, hosts: int, say: Callable[[str], None]) -> AsyncIterator[Cloud]:
+    """A cloud with `hosts` hosts, ready to use; all of it is gone when the block is left."""
+    require_privileges()
+    checked_auth(settings)
+    store = store_url(settings)
+    names = tuple(f"h{number}" for number in range(1, hosts + 1))
+    layout = Layout(settings.data)
+    layout.hold()
+    _require_free("127.0.0.1", settings.api_port)
+    shutil.rmtree(layout.data / "hosts", ignore_errors=True)  # these kernels are empty, as after a reboot
+    supervisor = Supervisor(say)
+    with underlay(layout, names) as wires:
+        api = f"http://127.0.0.1:{settings.api_port}"
+        nats = f"nats://{wires.machine}:{_free_port(wires.machine, NATS_PORT)}"
+        try:
+            for part in _parts(layout, settings, store, nats, wires):
+                await supervisor.start(part)
+            await _ready(api, names, supervisor, layout)
+            layout.describe(Description(api, nats, layout.tag, names, os.getpid()))
+            yield Cloud(layout, settings, api, nats, names, supervisor)
+        finally:
+            layout.description.unlink(missing_ok=True)
+            await supervisor.stop()
+
+
+def _parts(layout: Layout, settings: Settings, store: str, nats: str, wires: Underlay) -> list[Part]:
+    """All processes, in the order of their start."""
+    base = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    base |= {
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "ALCOR_NATS": nats,
+        "ALCOR_DATA": str(layout.data),
+        "ALCOR_TRACE_RATIO": str(settings.trace_ratio),
+    }
+    me = (sys.executable, "-m", "cli.main")
+    api = base | {"ALCOR_STORE": store, "ALCOR_API_HOST": "127.0.0.1", "ALCOR_API_PORT": str(settings.api_port)}
+    api |= {"ALCOR_AUTH": settings.auth}
+    parts = [
+        Part("nats", _nats_command(layout, nats), base, layout.logs / "nats.log"),
+        Part("api", (*me, "api"), api, layout.logs / "api.log", stage=1),
+    ]
+    for name, vtep in wires.vteps.items():
+        env = base | {
+            "ALCOR_HOST": name,
+            "ALCOR_VTEP": vtep,
+            "ALCOR_CLOUD": layout.cloud(name),
+            "ALCOR_MACHINE": f"{layout.tag}-{name}",
+            "ALCOR_STATE": str(layout.data / "hosts" / name),
+        }
+        parts.append(Part(name, (*me, "agent"), env, layout.logs / f"{name}.log", layout.host(name), stage=2))
+    return parts
+
+
+def _nats_command(layout: Layout, url: str) -> Sequence[str]:
+    """The real server from its wheel; its configuration is one file in the data directory."""
+    binary = Path(sys.executable).with_name("nats-server")
+    found = str(binary) if binary.exists() else shutil.which("nats-server")
+    if found is None:
+        raise Failure("The program nats-server is not installed; `make install` installs it.")
+    config = layout.data / "nats.conf"
+    config.write_text(
+        f'server_name: "am{layout.tag}"\n'
+        f'listen: "{url.removeprefix("nats://")}"\n'
+        "max_payload: 1MB\n"
+        'ping_interval: "5s"\n'
+        "ping_max: 2\n"
+        'write_deadline: "5s"\n'
+    )
+    return (found, "--config", str(config))
+
+
+async def _ready(api: str, names: Sequence[str], supervisor: Supervisor, layout: Layout) -> None:
+    """Return when the API can serve and every host is alive; Failure that says what is missing after a minute."""
+    deadline = time.monotonic() + READY_SECONDS
+    async with httpx.AsyncClient(base_url=api, headers=_ADMIN, timeout=5, trust_env=False) as client:
+        await _eventually(
+            lambda: _serves(client), deadline, lambda _: f"the API is not ready (log: {layout.logs}/api.log)"
+        )
+        missing = lambda silent: f"no sign of life from {', '.join(silent)} (logs: {layout.logs})"  # noqa: E731
+        await _eventually(lambda: _silent(client, names), deadline, missing)
+
+
+async def _eventually(
+    lacking: Callable[[], Awaitable[Sequence[str]]], deadline: float, words: Callable[[Sequence[str]], str]
+) -> None:
+    """Ask until nothing is lacking."""
+    while found := await lacking():
+        if time.monotonic() > deadline:
+            raise Failure(f"The cloud did not start within {READY_SECONDS:.0f} s: {words(found)}.")
+        await asyncio.sleep(0.05)
+
+
+async def _serves(client: httpx.AsyncClient) -> Sequence[str]:
+    try:
+        answer = await client.get("/readyz")
+    except httpx.TransportError:
+        return ("api",)
+    return () if answer.status_code == 200 else ("api",)
+
+
+async def _silent(client: httpx.AsyncClient, names: Sequence[str]) -> Sequence[str]:
+    try:
+        answer = await client.get("/v2.0/alcor/hosts")
+        alive = {host["name"] for host in answer.raise_for_status().json()["hosts"] if host["alive"]}
+    except httpx.HTTPError:
+        return names
+    return [name for name in names if name not in alive]
+
+
+def _require_free(address: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            raise Failure(f"Port {port} on {address} is in use; choose another with --api-port.") from None
+
+
+def _free_port(address: str, wanted: int) -> int:
+    """`wanted` if nobody has it on this address, else any."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+            return int(probe.getsockname()[1])
+    raise Failure(f"No port is free on {address}.")
+
+
+def _introduce(cloud: Cloud) -> None:
+    summary = cloud.summary()
+    data = summary["data"]
+    lines = [f"API      {cloud.api}/v2.0   console {summary['console']}   OpenAPI {cloud.api}/schema"]
+    lines += [f"bus      {cloud.nats}", f"hosts    {' '.join(cloud.hosts)}", f"data     {data}   logs {data}/log"]
+    lines += ["", "Stop with Ctrl-C. In another terminal:"]
+    prefix = f"ALCOR_API={cloud.api} ALCOR_DATA={data} "
+    lines += [f"  {prefix}alcor vm create web-1 --network NETWORK --host {cloud.hosts[0]}"]
+    click.echo("\n".join(lines))
