@@ -34,7 +34,9 @@ class Instances:
         self.hosts = running.hosts
         self.api = running.api if loaded.sources.get("api", "default") == "default" else loaded.settings.api
 
-    def create(self, name: str, network: str, host: str, groups: Sequence[str], project: str) -> dict[str, Any]:
+    def create(
+        self, name: str, network: str, host: str, groups: Sequence[str], project: str, address: str = ""
+    ) -> dict[str, Any]:
         """An instance with a port that its host has acked. Raises Failure, and then leaves nothing behind."""
         require_privileges()
         namespace = self.layout.instance(name)
@@ -52,6 +54,8 @@ class Instances:
             }
             if groups:
                 wanted["security_groups"] = [client.find("security-groups", group)["id"] for group in groups]
+            if address:
+                wanted["fixed_ips"] = [{"ip_address": address}]
             port = client.post("/v2.0/ports", {"port": wanted}, wait=WAIT)["port"]
             request_id = client.request_id
             try:

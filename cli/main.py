@@ -50,8 +50,6 @@ def cloud_options(function: F) -> F:
         (
             click.option("--api-port", type=int, help="Port of the API on 127.0.0.1 [default: 9696].", metavar="PORT"),
             click.option("--data", metavar="DIR", help="Data directory; names the namespaces too [default: .alcor]."),
-            click.option("--store", metavar="URL", help="sqlite:///path [default: SQLite in the data directory]."),
-            click.option("--auth", metavar="MODE", help="none, embedded or keystone [default: none]."),
         )
     ):
         function = option(function)
@@ -61,6 +59,8 @@ def cloud_options(function: F) -> F:
 @cli.command()
 @click.option("--hosts", type=click.IntRange(1, 64), default=2, show_default=True, help="Hosts, each with an agent.")
 @cloud_options
+@click.option("--store", metavar="URL", help="sqlite:///path [default: SQLite in the data directory].")
+@click.option("--auth", metavar="MODE", help="none, embedded or keystone [default: none].")
 @as_json
 @example("alcor up --hosts 3 --data /tmp/cloud")
 def up(hosts: int, json_: bool, **flags: Any) -> None:
@@ -105,15 +105,16 @@ def vm_options(function: F) -> F:
 @click.option("--host", required=True, help="Host that it runs on.")
 @click.option("-g", "--security-group", "groups", multiple=True, help="Name or id; may be repeated [default: default].")
 @click.option("--project", default="demo", show_default=True, help="Project that owns it.")
+@click.option("--ip", default="", help="Its address [default: a free one].")
 @vm_options
 @example("alcor vm create web-1 --network blue --host h1 -g web")
 def vm_create(
-    name: str, network: str, host: str, groups: tuple[str, ...], project: str, json_: bool, **flags: Any
+    name: str, network: str, host: str, groups: tuple[str, ...], project: str, ip: str, json_: bool, **flags: Any
 ) -> None:
     """Create the instance NAME: its port, then a namespace with the port's interface as eth0."""
     from cli.instances import Instances
 
-    made = Instances(_settings(**flags)).create(name, network, host, groups, project)
+    made = Instances(_settings(**flags)).create(name, network, host, groups, project, ip)
     _answer(made, json_, f"{name} is {made['ip']} on {host}, port {made['port_id']} {made['status']}")
 
 

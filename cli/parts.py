@@ -29,7 +29,11 @@ def store_url(settings: Settings) -> str:
 
 def api(loaded: Loaded) -> None:
     """Serve until a signal ends it."""
+    checked_auth(loaded.settings)
+    settings = structs.replace(loaded.settings, store=store_url(loaded.settings))
     import uvloop
+
+    from api.app import run
 
     uvloop.run(run(settings))
 

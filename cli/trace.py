@@ -20,8 +20,8 @@ def fetch(loaded: Loaded, id_: str) -> dict[str, Any]:
 
 def change_of(client: Client, id_: str) -> dict[str, Any]:
     """One change, by request id or port id."""
-    found: dict[str, Any] = client.get(f"/v2.0/alcor/changes/{id_}")
-    return found.get("change", found)
+    change: dict[str, Any] = client.get(f"/v2.0/alcor/changes/{id_}")["change"]
+    return change
 
 
 def show(change: dict[str, Any], console: Console | None = None) -> None:

@@ -102,8 +102,10 @@ def until_stopped(work: Coroutine[Any, Any, None]) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, hosts: int, say: Callable[[str], None]) -> AsyncIterator[Cloud]:
-    """A cloud with `hosts` hosts, ready to use; all of it is gone when the block is left."""
+async def running(
+    settings: Settings, hosts: int, say: Callable[[str], None], fresh: bool = False
+) -> AsyncIterator[Cloud]:
+    """A cloud with `hosts` hosts, ready to use; all of it is gone when the block is left. `fresh`: forget its data."""
     require_privileges()
     checked_auth(settings)
     store = store_url(settings)
@@ -111,6 +113,9 @@ async def running(settings: Settings, hosts: int, say: Callable[[str], None]) ->
     layout = Layout(settings.data)
     layout.hold()
     _require_free("127.0.0.1", settings.api_port)
+    if fresh:
+        for path in layout.data.glob(f"{layout.database.name}*"):
+            path.unlink()
     shutil.rmtree(layout.data / "hosts", ignore_errors=True)  # these kernels are empty, as after a reboot
     supervisor = Supervisor(say)
     with underlay(layout, names) as wires:
