@@ -1,0 +1,291 @@
+"""The embedded store: one SQLite file, for a cloud on one machine and for tests.
+
+Chosen by the composition root; used through `planes.store.protocol.Store`, from one event loop. Reads of a few rows run
+in the loop's thread on a connection of their own; longer ones pause every `PAGE` rows, on one snapshot. Writes go
+through `Writer`. Must never answer a write before the disk has it, nor merge steps that a caller awaits one by one.
+"""
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from planes.store.checks import check_batch, check_read, check_writes
+from planes.store.protocol import Batch, Partition, StoreError, Unavailable, Value, Values, Write
+from planes.store.schema import FREE, Table
+from planes.store.sqlite import file, sql
+from planes.store.sqlite.writer import Run, Writer
+
+log = logging.getLogger(__name__)
+
+#: rows that are read without a pause
+PAGE = 200
+#: how long a delete is remembered against older writes that arrive after it, µs
+TOMBSTONE_US = 86_400_000_000
+#: seconds between looks for rows to remove for good, and rows removed at a time
+PURGE_EVERY = 60.0
+PURGE_ROWS = 200
+#: writes that share one job
+_CHUNK = 128
+
+
+class SqliteStore:
+    """`clock` gives µs since the epoch."""
+
+    def __init__(self, path: str | Path, clock: Callable[[], int] | None = None) -> None:
+        self._path = Path(path)
+        self._clock = clock or _now_us
+        self._lock = -1
+        self._writing: sqlite3.Connection | None = None
+        self._reading: sqlite3.Connection | None = None
+        self._scanning: sqlite3.Connection | None = None
+        self._scan = asyncio.Lock()
+        self._writer: Writer | None = None
+        self._purging: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        if self._writer is not None:
+            return
+        self._lock = file.lock(self._path)
+        try:
+            self._writing = file.connect(self._path)
+            file.prepare(self._writing)
+            self._reading, self._scanning = file.connect(self._path), file.connect(self._path)
+        except (sqlite3.Error, StoreError) as error:
+            self._release()
+            if isinstance(error, StoreError):
+                raise Unavailable(f"{self._path}: {error}") from error
+            raise Unavailable(f"{self._path}: {file.meaning(error)}") from error
+        self._writer = Writer(self._writing)
+        self._purging = asyncio.create_task(self._purge_always(), name="sqlite-purge")
+
+    async def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        if self._purging is not None:
+            self._purging.cancel()
+        await writer.close()
+        async with self._scan:
+            self._release()
+
+    async def now(self) -> int:
+        self._open()
+        return self._clock()
+
+    async def read(
+        self,
+        table: Table,
+        partition: Values,
+        *,
+        prefix: Values = (),
+        after: Values = (),
+        limit: int = 0,
+        serial: bool = False,
+    ) -> Partition:
+        check_read(table, partition, prefix, after, limit)
+        writer = self._open()
+        if serial and writer.busy:
+            await writer.submit(_nothing, 0)
+            self._open()
+        statements = sql.of(table.name)
+        beyond = _beyond(prefix, after) if table.clustering else None
+        most = limit if 0 < limit <= PAGE else PAGE + 1
+        try:
+            statics, rows = _snapshot(
+                cast(sqlite3.Connection, self._reading), statements, partition, prefix, beyond, most
+            )
+            if len(rows) > PAGE:
+                statics, rows = await self._long(statements, partition, prefix, beyond or (), limit or -1)
+            if table.guard:
+                return Partition(statics or (None,) * len(table.statics), rows, statics is not None)
+            return Partition((), rows, bool(rows) or self._any(statements, partition))
+        except sqlite3.Error as error:
+            raise file.meaning(error) from error
+
+    async def commit(self, batch: Batch) -> bool:
+        check_batch(batch)
+        writer = self._open()
+        return cast(bool, await writer.submit(_conditional(batch), 1 + len(batch.puts) + len(batch.drops)))
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        check_writes(writes)
+        writer = self._open()
+        if len(writes) <= _CHUNK:
+            if writes:
+                await writer.submit(_idempotent(writes, self._clock()), len(writes))
+            return
+        for start in range(0, len(writes), _CHUNK):
+            chunk = writes[start : start + _CHUNK]
+            await writer.submit(_idempotent(chunk, self._clock()), len(chunk))
+
+    async def partitions(self, table: Table) -> list[Values]:
+        self._open()
+        statements = sql.of(table.name)
+        #: in a free table a partition is found by stepping over the one before, so each costs the same, however long
+        page = PAGE if table.guard else 1
+        found: list[Values] = []
+        last: Values = ()
+        while True:
+            if not len(found) % PAGE and found:
+                await asyncio.sleep(0)
+                self._open()
+            try:
+                connection = cast(sqlite3.Connection, self._reading)
+                keys = connection.execute(statements.partitions(bool(last)), (*last, page)).fetchall()
+            except sqlite3.Error as error:
+                raise file.meaning(error) from error
+            found += keys
+            if len(keys) < page:
+                return found
+            last = keys[-1]
+
+    async def purge(self) -> int:
+        """Remove what has outlived its table's ttl, and old tombstones; how many. Runs by itself every minute."""
+        total = 0
+        for table in FREE:
+            removed = PURGE_ROWS
+            while removed == PURGE_ROWS:
+                removed = await self._open().submit(partial(_purge, table, self._clock()), PURGE_ROWS)
+                total += removed
+        return total
+
+    async def _purge_always(self) -> None:
+        while True:
+            await asyncio.sleep(PURGE_EVERY)
+            try:
+                await self.purge()
+            except StoreError as error:
+                log.warning("Old rows are not removed: %s", error)
+
+    def _open(self) -> Writer:
+        if self._writer is None:
+            raise Unavailable("The store is not open.")
+        return self._writer
+
+    def _any(self, statements: sql.Statements, partition: Values) -> bool:
+        return cast(sqlite3.Connection, self._reading).execute(statements.any, partition).fetchone() is not None
+
+    async def _long(
+        self, statements: sql.Statements, partition: Values, prefix: Values, beyond: Values, limit: int
+    ) -> tuple[Values | None, list[Values]]:
+        """Like `_snapshot`, pausing. On its own connection: an open snapshot would hide new commits from others."""
+        async with self._scan:
+            self._open()
+            connection = cast(sqlite3.Connection, self._scanning)
+            connection.execute("BEGIN")
+            try:
+                statics = _statics(connection, statements, partition)
+                text = statements.read(len(prefix), len(beyond))
+                cursor = connection.execute(text, (*partition, *prefix, *beyond, limit))
+                rows: list[Values] = []
+                while page := cursor.fetchmany(PAGE):
+                    rows += page
+                    await asyncio.sleep(0)
+                return statics, rows
+            finally:
+                file.rollback(connection)
+
+    def _release(self) -> None:
+        for connection in (self._scanning, self._reading, self._writing):
+            if connection is not None:
+                connection.close()
+        self._writing = self._reading = self._scanning = None
+        os.close(self._lock)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    """A job that only waits for its turn."""
+
+
+def _beyond(prefix: Values, after: Values) -> Values | None:
+    """What must be exceeded behind the prefix; () nothing, None: no row can be both."""
+    common = min(len(prefix), len(after))
+    head, start = cast("tuple[int, ...]", prefix[:common]), cast("tuple[int, ...]", after[:common])
+    if head > start:
+        return ()
+    if head < start or (after and len(after) <= len(prefix)):
+        return None
+    return after[common:]
+
+
+def _statics(connection: sqlite3.Connection, statements: sql.Statements, partition: Values) -> Values | None:
+    if not statements.table.statics:
+        return None
+    return cast("Values | None", connection.execute(statements.read_statics, partition).fetchone())
+
+
+def _snapshot(
+    connection: sqlite3.Connection,
+    statements: sql.Statements,
+    partition: Values,
+    prefix: Values,
+    beyond: Values | None,
+    limit: int,
+) -> tuple[Values | None, list[Values]]:
+    """Statics and rows of the same moment."""
+    if beyond is None:
+        return _statics(connection, statements, partition), []
+    text = statements.read(len(prefix), len(beyond))
+    if not statements.table.statics:
+        return None, connection.execute(text, (*partition, *prefix, *beyond, limit)).fetchall()
+    connection.execute("BEGIN")
+    try:
+        statics = _statics(connection, statements, partition)
+        if statics is None:
+            return None, []
+        return statics, connection.execute(text, (*partition, *prefix, *beyond, limit)).fetchall()
+    finally:
+        file.rollback(connection)
+
+
+def _conditional(batch: Batch) -> Run:
+    """The batch as a job: True if the condition held."""
+    statements, partition = sql.of(batch.table.name), batch.partition
+    create, change = statements.statics(tuple(batch.statics))
+    values: tuple[Value, ...] = tuple(batch.statics.values())
+
+    def run(connection: sqlite3.Connection) -> bool:
+        if batch.expect is None:
+            done = connection.execute(create, (*partition, *values))
+        else:
+            done = connection.execute(change, (*values, *partition, batch.expect))
+        if done.rowcount == 0:
+            return False
+        for row in batch.puts:
+            connection.execute(statements.put, (*partition, *row))
+        for key in batch.drops:
+            connection.execute(statements.drop, (*partition, *key))
+        return True
+
+    return run
+
+
+def _idempotent(writes: Sequence[Write], now: int) -> Run:
+    """The writes as a job."""
+
+    def run(connection: sqlite3.Connection) -> None:
+        for write in writes:
+            table = write.table
+            key = (*write.partition, *write.clustering)
+            if write.columns is None:
+                row = (*key, *(None,) * len(table.columns), write.stamp, 1, now + TOMBSTONE_US)
+            else:
+                purge = now + table.ttl * 1_000_000 if table.ttl else None
+                row = (*key, *write.columns, write.stamp, 0, purge)
+            connection.execute(sql.of(table.name).write, row)
+
+    return run
+
+
+def _purge(table: Table, now: int, connection: sqlite3.Connection) -> int:
+    return connection.execute(sql.of(table.name).purge, (now, PURGE_ROWS)).rowcount
