@@ -1,8 +1,8 @@
 """Follows each change to its end: from the request through the hosts' acks to the stored status, exactly.
 
-Called by management (a change was published), by the acks (a host answered) and by the REST edge (show me). Stages come
-from the control plane's own clock and from the messages, so they are complete without sampling; `finished` hears of each
-record and may export spans. Finished changes are kept in memory for a while and in the store for 7 days.
+Called by management (a change was published), by the acks (a host answered) and by the REST edge (show me). Stages
+come from the control plane's own clock and from the messages, so they are complete without sampling; `finished` hears
+of each record and may export spans. Finished changes are kept in memory for a while and in the store for 7 days.
 """
 
 import asyncio

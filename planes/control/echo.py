@@ -1,13 +1,13 @@
-"""The echo: some seconds after each change, look at what it names, finish or undo what is half done, publish again.
+"""The echo: seconds after each change, look at what it names, finish or undo what is half done, publish again.
 
-One mechanism for a crashed instance, a lost message, a missing index row and a dangling claim. Called by the plane every
+One mechanism for a crashed instance, a lost message, a missing index row, a dangling claim. Called by the plane every
 few seconds. It never invents: everything that it publishes or repairs was read from the store just before.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 
-from planes.control import goals, reads
+from planes.control import fence, goals, reads
 from planes.control.feed import PARTS, Entry, Feed
 from planes.control.ground import Ground
 from planes.control.hosts import Hosts
@@ -19,7 +19,7 @@ from planes.model.enums import Kind
 from planes.model.errors import AlcorError
 from planes.model.ids import Id, bucket_of, home_of, number_of, text
 from planes.model.resources import Address, AddressState, NetworkState, Port, PortState
-from planes.store.partitions import Draft
+from planes.store.partitions import Draft, View
 from planes.store.protocol import Store, StoreError, Write
 from planes.store.rows import Mark, decode
 from planes.store.schema import BY_PROJECT, GROUPS, NETWORKS, PORTS, TABLES
@@ -120,6 +120,7 @@ class Echo:
             await self._neighbours(port)
             return False
         await self._confirm(port)
+        await self._tidy(entry, port.id, port)
         if entry.create:
             await self._store.write(puts(index_rows(port), port.rev))
         await self._neighbours(port)
@@ -155,20 +156,24 @@ class Echo:
             self.counters["undone"] += 1
             if (await self._ground.bucket_view(number, home)).get(Kind.PORT, id_) is not None:
                 return
-        for kind, key in entry.claims:
-
-            def unclaim(draft: Draft, rev: int, kind: int = kind, key: bytes = key) -> None:
-                row = draft.get(kind, key)
-                if row is None or row.port != id_:
-                    return
-                if isinstance(row, Address):
-                    free = Address(Id(id_), row.subnet, row.mac, "", 0, AddressState.FREE, self._now(), rev)
-                    draft.put(kind, key, free)
-                else:
-                    draft.drop(kind, key)
-
-            await self._ground.change_bucket(entry.network, number, bucket(key), unclaim)
+        await self._tidy(entry, id_, None)
         await self._unindex(entry, id_)
+
+    async def _tidy(self, entry: Entry, id_: bytes, port: Port | None) -> None:
+        """Free what was claimed outside the home bucket for a port that does not have it."""
+        kept = {ip for _, ip in port.fixed} | set(port.releasing) | {port.mac} if port else set()
+
+        def apply(draft: Draft, rev: int) -> None:
+            for ip, row in list(draft.all(Kind.IP)):
+                if row.port == id_ and ip not in kept and row.state != AddressState.FREE:
+                    free = Address(Id(id_), row.subnet, row.mac, "", 0, AddressState.FREE, self._now(), rev)
+                    draft.put(Kind.IP, ip, free)
+            for mac, owner in list(draft.all(Kind.MAC)):
+                if owner.port == id_ and mac not in kept:
+                    draft.drop(Kind.MAC, mac)
+
+        for where in entry.buckets:
+            await self._ground.change_bucket(entry.network, number_of(Id(id_)), where, apply)
 
     async def _indexed(self, entry: Entry, id_: bytes) -> bool:
         """Whether the project's index still names the object: if not, its creator never got far enough to commit."""
@@ -204,6 +209,8 @@ class Echo:
         view = await self._ground.network_view(number, fresh=True)
         row = view.get(Kind.NETWORK)
         if row is not None and row.id == id_:
+            if view.statics.get("state") == NetworkState.DELETING:
+                await self._undelete(id_, number, view)
             self._ground.publisher.network(id_, (goals.network(row),), ())
             return True
         if entry.create and view.statics.get("state") != NetworkState.DELETING:
@@ -222,6 +229,13 @@ class Echo:
         await self._unindex(entry, id_)
         return True
 
+    async def _undelete(self, id_: Id, number: int, view: View) -> None:
+        """A deletion that was cut off before its commit point: creators may come back."""
+        for key in view.all(Kind.BUCKET):
+            await self._ground.change_bucket(id_, number, int.from_bytes(key, "big"), fence.unseal)
+        await self._ground.change_network(id_, number, fence.set_state(NetworkState.ACTIVE))
+        self.counters["undone"] += 1
+
     async def clear_network(self, id_: Id) -> bool:
         """Remove what is left of a deleted network; False while a host has not let go of one of its ports."""
         number = number_of(id_)
@@ -233,8 +247,8 @@ class Echo:
                 await self._port(decode(Kind.PORT, row[3]), Entry(Kind.PORT, ()), acked=False)
             if (await self._store.read(PORTS, where, prefix=(int(Kind.PORT),), limit=1)).rows:
                 return False
-            await self._ground.partitions.change(PORTS, where, _empty)
-        await self._ground.partitions.change(NETWORKS, (number,), _empty)
+            await self._ground.partitions.change(PORTS, where, fence.empty)
+        await self._ground.partitions.change(NETWORKS, (number,), fence.empty)
         return True
 
     async def _subnet(self, entry: Entry) -> bool:
@@ -245,8 +259,10 @@ class Echo:
         if row is not None and not row.deleting:
             self._ground.publisher.network(row.network, (goals.subnet(row),), ())
             return True
-        if row is not None:
-            return False
+        if row is not None:  # a deletion that was cut off before its commit point
+            await self._ground.change_network(row.network, number, fence.mark_subnet(id_, deleting=False))
+            self.counters["undone"] += 1
+            return True
         if entry.create and await self._indexed(entry, id_):
             await self._ground.change_network(entry.network, number, self._void(id_, Kind.SUBNET, id_))
         await self._unindex(entry, id_)
@@ -256,6 +272,11 @@ class Echo:
         id_ = Id(entry.ids[0])
         item = await self._snapshots.group(id_)
         if item is not None:
+            where = (GROUPS, (home_of(id_),))
+            view = await self._ground.partitions.view(*where)
+            if view.statics.get("state") == NetworkState.DELETING:  # a deletion that was cut off
+                await self._ground.partitions.change(*where, fence.set_group_state(NetworkState.ACTIVE))
+                self.counters["undone"] += 1
             self._ground.publisher.group(id_, (item,))
             return True
         if entry.create and await self._indexed(entry, id_):
@@ -263,13 +284,6 @@ class Echo:
             await self._ground.partitions.change(GROUPS, (home_of(id_),), self._void(id_, Kind.GROUP, b""))
         await self._unindex(entry, id_)
         return True
-
-
-def _empty(draft: Draft, _: int) -> None:
-    """Drop every row of a partition; its counter stays, so that nothing old can ever be taken for new."""
-    for kind in (Kind.IP, Kind.MAC, Kind.VOID, Kind.SUBNET, Kind.IDENTITY, Kind.BUCKET):
-        for key, _row in list(draft.all(kind)):
-            draft.drop(kind, key)
 
 
 async def confirm_address(ground: Ground, port: Port, ip: bytes) -> None:

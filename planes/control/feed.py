@@ -36,7 +36,7 @@ class Entry(Body, frozen=True):
     network: bytes = b""
     project: str = ""
     index: tuple[tuple[str, tuple[Any, ...], tuple[Any, ...]], ...] = ()  # (table, partition, clustering)
-    claims: tuple[tuple[int, bytes], ...] = ()  # (row kind, key) claimed outside the home bucket
+    buckets: tuple[int, ...] = ()  # where addresses or a MAC may have been claimed outside the home bucket
     vni: int = 0
     attempt: int = 0
 

@@ -164,8 +164,10 @@ class Snapshots:
             item = goals.neighbour(network.id, cast(bytes, row[1]), address)
             objects[item.key] = item
             peers.add(address.host)
-        for name in peers:
-            if name and (peer := self._hosts.peer(network.id, name)) is not None:
+        for name in filter(None, peers):
+            if self._hosts.get(name) is None:
+                await self._hosts.fetch(name)
+            if (peer := self._hosts.peer(network.id, name)) is not None:
                 objects[peer.key] = peer
         key = cast(bytes, read.rows[-1][1]) if len(read.rows) == ROWS else b""
         return list(objects.values()), key, cast(int, read.statics[0] or 0) if read.exists else 0

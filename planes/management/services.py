@@ -1,6 +1,7 @@
-"""The operations that the REST edge offers, resource by resource, as one protocol; the modules beside this implement it.
+"""The operations that the REST edge offers, resource by resource, as one protocol; the modules beside implement it.
 
-Called by `api`. Every method raises `planes.model.errors` only. Ids come as text and are parsed before they touch a key.
+Called by `api`. Every method raises `planes.model.errors` only. Ids come as text and are parsed before they touch a
+key.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ class Resource(Protocol):
 
 
 class Ports(Resource, Protocol):
-    async def settled(self, who: Caller, views: Sequence[Any], seconds: float) -> list[Any]:
+    async def settled(self, who: Caller, views: Sequence[Any], seconds: float) -> Sequence[Any]:
         """The same ports when their hosts have acked or failed, at most `seconds` later, as they then stand."""
 
     async def gone(self, who: Caller, id: str, seconds: float) -> None:
@@ -42,7 +43,7 @@ class Traces(Protocol):
         """ChangeView of a request id (with or without `req-`) or of a port's last change; raises NotFound."""
 
     def latency(self) -> dict[str, Any]:
-        """{"since_start": {stage: {count, p50_us, p90_us, p99_us, max_us}}, "last_minutes": …}; `total` is the whole."""
+        """{"since_start": {stage: {count, p50_us, p90_us, p99_us, max_us}}, "last_minutes": …}; `total`: the whole."""
 
 
 class Health(Protocol):

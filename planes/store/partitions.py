@@ -155,6 +155,11 @@ class Partitions:
             return await self._load(table, partition)
         return desk.view
 
+    def peek(self, table: Table, partition: Values) -> View | None:
+        """The partition as this instance knows it at this instant; None when it does not."""
+        desk = self._desks.get((table.name, partition))
+        return desk.view if desk else None
+
     def forget(self, table: Table, partition: Values) -> None:
         """Read it anew next time."""
         desk = self._desks.get((table.name, partition))

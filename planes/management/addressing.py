@@ -1,0 +1,113 @@
+"""Which address and MAC a port gets, inside one bucket: pure operations on a draft of the bucket's partition.
+
+Automatic choice takes never-used addresses first, then the one that has been free longest; one that was freed less than
+a minute ago only when nothing else is left (rule S19).
+"""
+
+from collections.abc import Iterator
+
+from planes.model.addresses import BUCKET_SHIFT, BUCKET_SIZE, generated_mac, ip_bytes, ip_text, mac_text
+from planes.model.enums import Kind
+from planes.model.errors import Conflict
+from planes.model.ids import Id, text
+from planes.model.resources import Address, AddressState, MacRow, Subnet
+from planes.store.partitions import Draft, View
+
+
+class Releasing(Exception):
+    """The address still belongs to the host of a deleted port; worth waiting for a few seconds."""
+
+
+def ranges(subnet: Subnet, bucket: int) -> list[tuple[int, int]]:
+    """The parts of a subnet's pools that lie in a bucket; inclusive."""
+    low, high = bucket << BUCKET_SHIFT, (bucket << BUCKET_SHIFT) + BUCKET_SIZE - 1
+    return [(max(a, low), min(b, high)) for a, b in subnet.pools if a <= high and b >= low]
+
+
+def buckets(subnet: Subnet) -> Iterator[int]:
+    """Every bucket that holds addresses of the subnet's pools, in order."""
+    last = -1
+    for start, end in subnet.pools:
+        for bucket in range(max(start >> BUCKET_SHIFT, last + 1), (end >> BUCKET_SHIFT) + 1):
+            last = bucket
+            yield bucket
+
+
+def has_room(view: View, subnet: Subnet, bucket: int) -> bool:
+    """Whether an address of the subnet may be free in this bucket, as far as this instance knows."""
+    rows = view.all(Kind.IP)
+    wide = ranges(subnet, bucket)
+    if sum(b - a + 1 for a, b in wide) > len(rows):
+        return True
+    return any(
+        (row := rows.get(ip_bytes(n))) is None or row.state == AddressState.FREE
+        for start, end in wide
+        for n in range(start, end + 1)
+    )
+
+
+def choose(draft: Draft, subnet: Subnet, bucket: int, now: int, quarantine: int) -> bytes | None:
+    """A free address of the subnet in this bucket, or None."""
+    wide = ranges(subnet, bucket)
+    hint = draft.view.hints.get(subnet.id, 0)
+    for first in (hint, 0):
+        for start, end in wide:
+            for n in range(max(start, first), end + 1):
+                if draft.get(Kind.IP, ip_bytes(n)) is None:
+                    draft.view.hints[subnet.id] = n + 1
+                    return ip_bytes(n)
+        if not first:
+            break
+    free = [
+        (row.since, n)
+        for start, end in wide
+        for n in range(start, end + 1)
+        if (row := draft.get(Kind.IP, ip_bytes(n))) is not None and row.state == AddressState.FREE
+    ]
+    if not free:
+        return None
+    rested = [pair for pair in free if pair[0] + quarantine <= now]
+    return ip_bytes(min(rested or free)[1])
+
+
+def take(draft: Draft, ip: bytes, owner: Id, network: Id) -> None:
+    """Raise IpAddressInUse unless the address is free or the owner's own; Releasing while it will be free soon."""
+    row: Address | None = draft.get(Kind.IP, ip)
+    if row is None or row.port == owner or row.state == AddressState.FREE:
+        return
+    if row.state == AddressState.RELEASING:
+        raise Releasing(ip_text(ip))
+    raise in_use(ip, network)
+
+
+def in_use(ip: bytes, network: Id) -> Conflict:
+    """Neutron's error for an address that somebody else has."""
+    return Conflict(
+        f"Unable to complete operation for network {text(network)}. The IP address {ip_text(ip)} is in use.",
+        "IpAddressInUse",
+    )
+
+
+def take_mac(draft: Draft, mac: bytes, owner: Id, network: Id) -> None:
+    """Claim a given MAC; raises MacAddressInUse."""
+    row: MacRow | None = draft.get(Kind.MAC, mac)
+    if row is not None and row.port != owner:
+        raise Conflict(
+            f"Unable to complete operation for network {text(network)}. The mac address {mac_text(mac)} is in use.",
+            "MacAddressInUse",
+        )
+    draft.put(Kind.MAC, mac, MacRow(owner))
+
+
+def make_mac(draft: Draft, low32: int, owner: Id) -> bytes:
+    """A MAC that nobody has, made from an address; stays in the address' bucket."""
+    base = low32 & ~(BUCKET_SIZE - 1)
+    start = owner[0] & 0xF
+    for step in range(BUCKET_SIZE):
+        low = base | (low32 + step) & (BUCKET_SIZE - 1)
+        for nibble in range(16):
+            mac = generated_mac(low, start + nibble)
+            if draft.get(Kind.MAC, mac) is None:
+                draft.put(Kind.MAC, mac, MacRow(owner))
+                return mac
+    raise Conflict("No MAC address is left in this part of the network.", "MacAddressGenerationFailure")

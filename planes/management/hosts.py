@@ -1,0 +1,86 @@
+"""Hosts, as operators see them. Called by the REST edge through `services.Resource`; the work is control's.
+
+Only administrators change hosts; everybody on a loopback cloud may look.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import UNSET
+
+from planes.control.hosts import HostRow
+from planes.management.caller import Caller
+from planes.management.context import Context, iso
+from planes.management.listing import matches
+from planes.model.addresses import ip_text
+from planes.model.errors import not_found
+from planes.model.query import Listing, Query
+from planes.model.requests import HostCreate, HostUpdate
+from planes.model.resources import HostState
+from planes.model.views import HostView
+
+_STATES = {HostState.FENCED: "fenced", HostState.PLANNED: "planned"}
+
+
+class Hosts:
+    """The collection `alcor/hosts`; a host's id is its name."""
+
+    def __init__(self, context: Context) -> None:
+        self._hosts = context.plane.hosts
+        self._c = context
+
+    async def create(self, who: Caller, wanted: Sequence[HostCreate]) -> list[HostView]:
+        rows = await self._c.all_or_none(
+            wanted,
+            lambda item: self._hosts.plan(item.name, item.description),
+            lambda row: self._hosts.forget(row.name),
+        )
+        return [self._view(row) for row in rows]
+
+    async def get(self, who: Caller, id: str) -> HostView:
+        await self._hosts.fetch(id)
+        row = self._hosts.get(id)
+        if row is None:
+            raise not_found("host", id)
+        return self._view(row)
+
+    async def list(self, who: Caller, query: Query) -> Listing:
+        rows = sorted(self._hosts.all(), key=lambda row: row.name)
+        views = [view for row in rows if matches(view := self._view(row), query.filters)]
+        if query.marker:
+            views = [view for view in views if view.name > query.marker]
+        return Listing(views[: query.limit or None], bool(query.limit) and len(views) > query.limit)
+
+    async def update(self, who: Caller, id: str, wanted: HostUpdate, if_match: int | None) -> HostView:
+        if wanted.description is UNSET:
+            return await self.get(who, id)
+        row = await self._hosts.describe(id, wanted.description)
+        if row is None:
+            raise not_found("host", id)
+        return self._view(row)
+
+    async def delete(self, who: Caller, id: str, if_match: int | None) -> None:
+        await self.get(who, id)
+        await self._hosts.forget(id)
+
+    def _view(self, row: HostRow) -> HostView:
+        pulse = self._hosts.pulse(row.name)
+        alive = self._hosts.alive(row.name)
+        beat = pulse.beat if pulse else None
+        return HostView(
+            name=row.name,
+            description=row.body.description,
+            state=_STATES.get(HostState(row.state), "up" if alive else "silent"),
+            alive=alive,
+            underlay_address=ip_text(row.vtep) if row.vtep else "",
+            number=row.body.number,
+            epoch=row.epoch,
+            cell=row.cell,
+            capabilities=row.body.capabilities,
+            version=row.body.version,
+            ports=beat.ports if beat else 0,
+            registered_at=iso(row.body.registered) if row.body.registered else None,
+            last_beat=iso(pulse.at) if pulse else None,
+            last_sync=iso(beat.last_sync) if beat and beat.last_sync else None,
+            counters=dict(beat.counters) if beat else {},
+            reasons=beat.reasons if beat else (),
+        )

@@ -1,0 +1,418 @@
+"""Creating ports: claims first, then one conditional batch per port, then publication (docs/store.md, order of writes).
+
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TypeVar
+
+from msgspec import UNSET, Struct
+
+from planes.control import fence
+from planes.control.echo import confirm_address
+from planes.control.feed import Entry
+from planes.control.release import index_rows, puts
+from planes.management import addressing, port_plans
+from planes.management.caller import Caller
+from planes.management.context import Context, asked_project
+from planes.management.groups import Groups
+from planes.management.port_plans import Fields, Wish
+from planes.model.addresses import BUCKET_SHIFT, bucket, ip_int, parse_mac
+from planes.model.enums import Kind
+from planes.model.errors import Conflict, Invalid, not_found
+from planes.model.ids import Id, bucket_of, home_of, network_home, number_of, parse, text
+from planes.model.requests import PortCreate
+from planes.model.resources import Address, AddressState, Network, NetworkState, Port, Subnet
+from planes.store.partitions import Apply, Done, Draft, View
+from planes.store.protocol import Write
+from planes.store.schema import GROUPS, NETWORKS
+
+#: how often a full bucket makes a port start over in another one
+MOVES = 64
+#: (network, host) pairs whose peer this instance has announced
+ANNOUNCED = 100_000
+
+
+T = TypeVar("T")
+
+
+class _BucketFull(Exception):
+    """No address of the subnet is left in this bucket."""
+
+
+class Plan(Struct):
+    """One port on its way: where it will live and what it has claimed elsewhere."""
+
+    fields: Fields
+    id: Id
+    identity: int
+    inside: list[Wish]  # addresses to choose or take in the home bucket
+    elsewhere: list[tuple[int, Wish]]  # addresses to claim in other buckets
+    outside: dict[bytes, Wish] = {}  # what was claimed there
+
+    @property
+    def network(self) -> Network:
+        return self.fields.network
+
+
+class PortCreation:
+    """The create operation of `ports`."""
+
+    def __init__(self, context: Context, groups: Groups) -> None:
+        self._c = context
+        self._groups = groups
+        self._announced: OrderedDict[tuple[bytes, str], int] = OrderedDict()
+        self._spread = secrets.randbits(16)
+
+    # -- validate ---------------------------------------------------------------------------------------------------
+
+    async def check(self, who: Caller, wanted: PortCreate) -> Fields:
+        """Everything that can be checked before anything is written."""
+        project = who.owner(asked_project(wanted))
+        network, view = await self.network(who, wanted.network_id)
+        for name in ("qos_policy_id", "dns_name", "extra_dhcp_opts", "numa_affinity_policy"):
+            if getattr(wanted, name) not in (None, UNSET, "", []):
+                raise Invalid(f"Invalid input for {name}. Reason: it is not offered.")
+        security = network.port_security if wanted.port_security_enabled is UNSET else wanted.port_security_enabled
+        if not security and wanted.security_groups not in (UNSET, None, ()):
+            raise Conflict(
+                "Port Security must be enabled in order to have security groups on a port.",
+                "PortSecurityAndIPRequiredForSecurityGroups",
+            )
+        if not security and wanted.allowed_address_pairs:
+            raise Conflict(
+                "Port Security must be enabled in order to have allowed address pairs on a port.",
+                "AddressPairAndPortSecurityRequired",
+            )
+        groups: tuple[Id, ...] = ()
+        if security and isinstance(wanted.security_groups, tuple):
+            groups = await port_plans.check_groups(self._c, wanted.security_groups, who.sees)
+        elif security:
+            groups = (await self._groups.default(project),)
+        return Fields(
+            network=network,
+            project=project,
+            wishes=self._wishes(wanted, view, network),
+            mac=parse_mac(wanted.mac_address, "mac_address") if wanted.mac_address not in (UNSET, None, "") else b"",
+            groups=groups,
+            security=security,
+            host=port_plans.host(wanted.host_id),
+            wanted=wanted,
+            pairs=port_plans.pairs(wanted.allowed_address_pairs),
+            profile=port_plans.profile(wanted.profile),
+            vnic_type=port_plans.vnic_type(wanted.vnic_type),
+        )
+
+    async def network(self, who: Caller, id: str) -> tuple[Network, View]:
+        """The network and its partition, as cached; read anew when the cache does not know it."""
+        id_ = parse(id, "network_id")
+        for fresh in (False, True):
+            view = await self._c.ground.network_view(number_of(id_), fresh=fresh)
+            row: Network | None = view.get(Kind.NETWORK)
+            if row is not None and row.id == id_:
+                if not who.sees(row.project, row.shared):
+                    break
+                return row, view
+        raise not_found("network", id)
+
+    def _wishes(self, wanted: PortCreate, view: View, network: Network) -> tuple[Wish, ...]:
+        if isinstance(wanted.fixed_ips, tuple):
+            return port_plans.wishes(wanted.fixed_ips, view, network)
+        subnets = port_plans.subnets_of(view)
+        return (Wish(subnets[0]),) if subnets else ()
+
+    # -- claim ------------------------------------------------------------------------------------------------------
+
+    async def plan(self, fields: Fields, avoid: frozenset[int] = frozenset()) -> Plan:
+        """Choose the home bucket, and so the id; register the bucket if it is new."""
+        home = port_plans.home_bucket(fields.mac, fields.wishes)
+        wishes = list(fields.wishes)
+        if home is None:
+            home = 0
+            if wishes:
+                home, wishes[0] = await self._open_bucket(fields, wishes[0], avoid)
+        inside, elsewhere = [], []
+        for wish in wishes:
+            where = bucket(wish.ip) if wish.ip else home
+            if not wish.ip and not addressing.ranges(wish.subnet, home):
+                where, wish = await self._open_bucket(fields, wish, avoid)
+            if where == home:
+                inside.append(wish)
+            else:
+                elsewhere.append((where, wish))
+        for where in {home, *(where for where, _ in elsewhere)}:
+            await self.register_bucket(fields.network, where)
+        identity = 0
+        if fields.security:
+            identity = await port_plans.identity(self._c, fields.network, fields.groups)
+        id_ = self._c.new_id(network_home(fields.network.number, home))
+        return Plan(fields, id_, identity, inside, elsewhere)
+
+    async def _open_bucket(self, fields: Fields, wish: Wish, avoid: frozenset[int]) -> tuple[int, Wish]:
+        """A bucket with room for an address of the subnet, or of another subnet of the network when it is full."""
+        view = await self._c.ground.network_view(fields.network.number)
+        subnets = [wish.subnet]
+        if not isinstance(fields.wanted.fixed_ips, tuple):
+            subnets = port_plans.subnets_of(view) or subnets
+        for subnet in subnets:
+            every = list(addressing.buckets(subnet))
+            start = self._spread % len(every) if every and self._c.config.instance_spread else 0
+            for where in every[start:] + every[:start]:
+                if where in avoid:
+                    continue
+                known = await self._c.ground.bucket_view(fields.network.number, where)
+                if addressing.has_room(known, subnet, where):
+                    return where, Wish(subnet)
+        raise exhausted(fields.network)
+
+    async def register_bucket(self, network: Network, where: int) -> None:
+        """Make the bucket known to whoever deletes the network or takes a snapshot of it."""
+        key = where.to_bytes(4, "big")
+        view = await self._c.ground.network_view(network.number)
+        if view.get(Kind.BUCKET, key) is None:
+            await self._c.ground.change_network(network.id, network.number, fence.open_bucket(where))
+
+    async def announce(self, plans: Sequence[Plan]) -> None:
+        """One feed row, all index rows, quota."""
+        rows = [row for plan in plans for row in index_rows(self._draft_port(plan))]
+        for plan in plans:
+            self.announce_peer(plan.network, plan.fields.host)
+        for network in {plan.network.id for plan in plans}:
+            mine = [plan.id for plan in plans if plan.network.id == network]
+            entry = Entry(
+                Kind.PORT,
+                tuple(mine),
+                True,
+                network,
+                plans[0].fields.project,
+                tuple((t.name, p, k) for t, p, k in rows if k[0] in set(mine)),
+                tuple({where for plan in plans for where, _ in plan.elsewhere}),
+            )
+            await self._c.announce(mine[0], entry, puts(rows, self._c.now()))
+        limit = self._c.limit(Kind.PORT)
+        for project in {plan.fields.project for plan in plans}:
+            owners = [plan.id for plan in plans if plan.fields.project == project]
+            await self._c.slots.claim_quota(project, "port", owners, limit)
+
+    def _draft_port(self, plan: Plan) -> Port:
+        fields = plan.fields
+        return Port(
+            plan.id,
+            plan.network.id,
+            fields.project,
+            fields.mac,
+            (),
+            fields.groups,
+            host=fields.host,
+            device_id=fields.wanted.device_id or "",
+        )
+
+    def announce_peer(self, network: Network, host: str) -> None:
+        """Make sure that whoever hears of an address on this host knows where the host is."""
+        row = self._c.plane.hosts.get(host) if host else None
+        if row is None or self._announced.get((network.id, host)) == row.rev:
+            return
+        peer = self._c.plane.hosts.peer(network.id, host)
+        if peer is not None:
+            self._c.ground.publisher.network(network.id, (peer,), ())
+            self._announced[network.id, host] = row.rev
+            if len(self._announced) > ANNOUNCED:
+                self._announced.popitem(last=False)
+
+    async def claim_elsewhere(self, plan: Plan) -> None:
+        """Claim what lies outside the home bucket; the home batch makes it count."""
+        for where, wish in plan.elsewhere:
+            plan.outside[await self.claim_address(plan.network, plan.id, where, wish)] = wish
+
+    async def claim_address(self, network: Network, port: Id, where: int, wish: Wish) -> bytes:
+        """Claim a given or chosen address in its own bucket, for a port whose home is elsewhere."""
+
+        def apply(draft: Draft, rev: int) -> bytes:
+            self.parent(draft, network, wish.subnet)
+            ip = wish.ip or addressing.choose(draft, wish.subnet, where, self._c.now(), self._quarantine)
+            if ip is None:
+                raise exhausted(network)
+            addressing.take(draft, ip, port, network.id)
+            draft.put(Kind.IP, ip, Address(port, wish.subnet.id, b"", "", 0, AddressState.CLAIMED, rev, rev))
+            return ip
+
+        return (await self.waiting(network, where, apply)).value
+
+    async def waiting(self, network: Network, where: int, apply: Apply[T], traceparent: str = "") -> Done[T]:
+        """Change a bucket; wait for the former host of an address that is being released (rule S19)."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._c.config.release_wait
+        while True:
+            try:
+                return await self._c.ground.change_bucket(
+                    network.id, network.number, where, apply, lambda: self._refresh(network), traceparent
+                )
+            except addressing.Releasing as busy:
+                if loop.time() >= deadline:
+                    raise Conflict(
+                        f"Unable to complete operation for network {text(network.id)}. The IP address {busy} is in "
+                        "use: the host of its former port has not let go of it yet.",
+                        "IpAddressInUse",
+                    ) from None
+                await asyncio.sleep(0.1)
+
+    @property
+    def _quarantine(self) -> int:
+        return int(self._c.config.quarantine * 1e6)
+
+    async def _refresh(self, network: Network) -> None:
+        await self._c.ground.network_view(network.number, fresh=True)
+
+    def parent(self, draft: Draft, network: Network, subnet: Subnet | None) -> None:
+        """The network and subnet must still be there, as this instance knows them now (rule D3)."""
+        if draft.static("sealed"):
+            raise not_found("network", text(network.id))
+        view = self._c.plane.partitions.peek(NETWORKS, (network.number,))
+        if view is None:
+            return
+        if view.get(Kind.NETWORK) is None or view.statics.get("state") == NetworkState.DELETING:
+            raise not_found("network", text(network.id))
+        if subnet is not None:
+            row: Subnet | None = view.get(Kind.SUBNET, subnet.id)
+            if row is None or row.deleting:
+                raise not_found("subnet", text(subnet.id))
+
+    # -- write ------------------------------------------------------------------------------------------------------
+
+    async def commit(self, who: Caller, plan: Plan) -> Port:
+        """The one batch that makes a port: port, addresses, MAC, counter."""
+        for _ in range(MOVES):
+            try:
+                done = await self.waiting(
+                    plan.network, bucket_of(plan.id), lambda draft, rev: self._make(who, plan, draft, rev), ""
+                )
+                port: Port = done.value
+                return port
+            except _BucketFull:
+                await self._move(plan)
+        raise exhausted(plan.network)
+
+    def _make(self, who: Caller, plan: Plan, draft: Draft, rev: int) -> Port:
+        fields, present = plan.fields, draft.get(Kind.PORT, plan.id)
+        if present is not None:
+            found: Port = present
+            return found
+        if draft.get(Kind.VOID, plan.id) is not None:
+            raise Conflict("The request took too long and was undone; send it again.", "RetryRequest")
+        self.parent(draft, plan.network, None)
+        taken: list[tuple[bytes, Subnet]] = []
+        for wish in plan.inside:
+            self.parent(draft, plan.network, wish.subnet)
+            ip = wish.ip or addressing.choose(draft, wish.subnet, bucket_of(plan.id), rev, self._quarantine)
+            if ip is None:
+                raise _BucketFull
+            addressing.take(draft, ip, plan.id, plan.network.id)
+            draft.put(Kind.IP, ip, Address(plan.id, wish.subnet.id, b"", "", 0, AddressState.CLAIMED, rev, rev))
+            taken.append((ip, wish.subnet))
+        mac = fields.mac
+        if mac and bucket(mac) == bucket_of(plan.id):
+            addressing.take_mac(draft, mac, plan.id, plan.network.id)
+        elif not mac:
+            low = ip_int(taken[0][0]) if taken else bucket_of(plan.id) << BUCKET_SHIFT | plan.id[1]
+            mac = addressing.make_mac(draft, low, plan.id)
+        for ip, subnet in taken:
+            used = Address(plan.id, subnet.id, mac, fields.host, plan.identity, AddressState.USED, rev, rev)
+            draft.put(Kind.IP, ip, used)
+        order = [wish.ip for wish in fields.wishes]
+        fixed = [(subnet.id, ip) for ip, subnet in taken] + [(w.subnet.id, ip) for ip, w in plan.outside.items()]
+        fixed.sort(key=lambda pair: order.index(pair[1]) if pair[1] in order else len(order))
+        port = self._port(who, plan, mac, tuple(fixed), rev)
+        draft.put(Kind.PORT, plan.id, port)
+        return port
+
+    def _port(self, who: Caller, plan: Plan, mac: bytes, fixed: tuple[tuple[Id, bytes], ...], rev: int) -> Port:
+        fields, wanted = plan.fields, plan.fields.wanted
+        return Port(
+            id=plan.id,
+            network=plan.network.id,
+            project=fields.project,
+            mac=mac,
+            fixed=fixed,
+            groups=fields.groups,
+            identity=plan.identity,
+            host=fields.host,
+            name=wanted.name,
+            description=wanted.description,
+            device_id=wanted.device_id or "",
+            device_owner=wanted.device_owner or "",
+            vnic_type=fields.vnic_type,
+            admin_up=wanted.admin_state_up,
+            security=fields.security,
+            pairs=fields.pairs,
+            profile=fields.profile,
+            created=rev,
+            updated=rev,
+            rev=rev,
+            goal_rev=rev,
+            change=who.change.id,
+            traceparent=who.change.traceparent,
+        )
+
+    async def _move(self, plan: Plan) -> None:
+        """The home bucket filled up meanwhile: start over in another one, under another id."""
+        full = bucket_of(plan.id)
+        if port_plans.home_bucket(plan.fields.mac, plan.fields.wishes) is not None:
+            raise exhausted(plan.network)
+        await self.withdraw([plan])
+        new = await self.plan(plan.fields, frozenset({full}))
+        plan.id, plan.inside, plan.elsewhere, plan.outside = new.id, new.inside, new.elsewhere, {}
+        await self.announce([plan])
+        await self.claim_elsewhere(plan)
+
+    async def withdraw(self, plans: Sequence[Plan]) -> None:
+        """Take back what plans have claimed but not committed; what is forgotten here is found by the echo."""
+        stamp = self._c.now()
+        rows = [row for plan in plans for row in index_rows(self._draft_port(plan))]
+        await self._c.write([Write(table, where, key, None, stamp) for table, where, key in rows])
+        for plan in plans:
+            for ip in plan.outside:
+                undo = _unclaim(plan.id, ip)
+                await self._c.ground.change_bucket(plan.network.id, plan.network.number, bucket(ip), undo)
+            await self._c.slots.free_quota(plan.fields.project, "port", [plan.id], self._c.limit(Kind.PORT))
+
+    # -- after ------------------------------------------------------------------------------------------------------
+
+    async def confirm(self, port: Port) -> None:
+        """Addresses outside the home bucket become the port's own."""
+        for _, ip in port.fixed:
+            if bucket(ip) != bucket_of(port.id):
+                await confirm_address(self._c.ground, port, ip)
+
+    async def groups_stand(self, ports: Sequence[Port]) -> None:
+        """After the commit: every group must still be there (rule D4); raises SecurityGroupNotFound."""
+        for group in {group for port in ports for group in port.groups}:
+            read = await self._c.store.read(GROUPS, (home_of(group),), prefix=(int(Kind.GROUP),), serial=True)
+            state = read.statics[1] if read.exists else NetworkState.DELETING
+            if not read.rows or state == NetworkState.DELETING:
+                raise not_found("security_group", text(group))
+
+    async def claim_mac(self, network: Network, port: Id, mac: bytes) -> None:
+        """A given MAC whose bucket is not the port's home."""
+        where = bucket(mac)
+        await self.register_bucket(network, where)
+
+        def apply(draft: Draft, _: int) -> None:
+            self.parent(draft, network, None)
+            addressing.take_mac(draft, mac, port, network.id)
+
+        await self._c.ground.change_bucket(network.id, network.number, where, apply)
+
+
+def exhausted(network: Network) -> Conflict:
+    """Neutron's error when no address is left."""
+    return Conflict(f"No more IP addresses available on network {text(network.id)}.", "IpAddressGenerationFailure")
+
+
+def _unclaim(port: Id, ip: bytes) -> Apply[None]:
+    def apply(draft: Draft, rev: int) -> None:
+        row: Address | None = draft.get(Kind.IP, ip)
+        if row is not None and row.port == port and row.state == AddressState.CLAIMED:
+            draft.put(Kind.IP, ip, Address(port, row.subnet, b"", "", 0, AddressState.FREE, 0, rev))
+
+    return apply

@@ -1,0 +1,207 @@
+"""From a request for a port to a plan: everything checked that can be, nothing written yet.
+
+Called by `ports`. Raises `planes.model.errors` that name the field and the rule.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from planes.goalstate.subjects import check_host
+from planes.management.addressing import in_use
+from planes.management.context import Context
+from planes.model.addresses import (
+    bucket,
+    cidr_last,
+    cidr_text,
+    ip_int,
+    ip_text,
+    mac_text,
+    parse_cidr,
+    parse_ip,
+    parse_mac,
+)
+from planes.model.enums import Kind
+from planes.model.errors import Invalid, not_found
+from planes.model.ids import Id, home_of, parse, text
+from planes.model.requests import AddressPair, FixedIp, PortCreate
+from planes.model.resources import Group, Identity, Network, NetworkState, Subnet
+from planes.store.partitions import Draft, View
+from planes.store.schema import GROUPS
+
+MAX_IDENTITY = 65535
+MAX_PROFILE = 4096
+VNIC_TYPES = ("normal", "macvtap", "virtio-forwarder")
+
+
+class Wish(Struct, frozen=True):
+    """One fixed IP that a request wants: in this subnet, and this very address if it says so."""
+
+    subnet: Subnet
+    ip: bytes = b""
+
+
+class Fields(Struct, frozen=True, kw_only=True):
+    """What a new port is to be, apart from what the store decides."""
+
+    network: Network
+    project: str
+    wishes: tuple[Wish, ...]
+    mac: bytes
+    groups: tuple[Id, ...]
+    security: bool
+    host: str
+    wanted: PortCreate
+    pairs: tuple[tuple[str, str], ...]
+    profile: dict[str, Any]
+    vnic_type: str
+
+
+def subnets_of(view: View) -> list[Subnet]:
+    """The network's usable subnets, oldest first."""
+    return sorted((row for row in view.all(Kind.SUBNET).values() if not row.deleting), key=lambda row: row.created)
+
+
+def wishes(asked: Sequence[FixedIp], view: View, network: Network) -> tuple[Wish, ...]:
+    """The fixed IPs that a request names; raises Invalid for what does not fit the network."""
+    subnets = subnets_of(view)
+    by_id = {subnet.id: subnet for subnet in subnets}
+    found: list[Wish] = []
+    for n, item in enumerate(asked):
+        name = f"fixed_ips[{n}]"
+        if item.subnet_id is UNSET and item.ip_address is UNSET:
+            raise Invalid(f"Invalid input for {name}. Reason: it names neither subnet_id nor ip_address.")
+        ip = parse_ip(item.ip_address, f"{name}.ip_address") if item.ip_address is not UNSET else b""
+        if item.subnet_id is not UNSET:
+            subnet = by_id.get(parse(item.subnet_id, f"{name}.subnet_id"))
+            if subnet is None:
+                raise Invalid(
+                    f"Failed to create port on network {text(network.id)}, because fixed_ips included invalid subnet "
+                    f"{item.subnet_id}.",
+                    "InvalidSubnet",
+                )
+        else:
+            inside = [s for s in subnets if s.first <= ip_int(ip) <= cidr_last(s.first, s.prefix)]
+            if not inside:
+                raise Invalid(
+                    f"IP address {ip_text(ip)} is not a valid IP for any of the subnets on the specified network.",
+                    "InvalidIpForNetwork",
+                )
+            subnet = inside[0]
+        if ip:
+            _check_ip(ip, subnet, network)
+        found.append(Wish(subnet, ip))
+    given = [wish.ip for wish in found if wish.ip]
+    if len(set(given)) != len(given):
+        raise Invalid("Invalid input for fixed_ips. Reason: the same address is named twice.")
+    return tuple(found)
+
+
+def _check_ip(ip: bytes, subnet: Subnet, network: Network) -> None:
+    if not subnet.first < ip_int(ip) < cidr_last(subnet.first, subnet.prefix):
+        raise Invalid(
+            f"IP address {ip_text(ip)} is not a valid IP for the specified subnet "
+            f"({cidr_text(subnet.first, subnet.prefix)}).",
+            "InvalidIpForSubnet",
+        )
+    if ip == subnet.gateway:
+        raise in_use(ip, network.id)
+
+
+def pairs(asked: Sequence[AddressPair] | None) -> tuple[tuple[str, str], ...]:
+    """Allowed address pairs in canonical spelling."""
+    found = []
+    for n, pair in enumerate(asked or ()):
+        name = f"allowed_address_pairs[{n}]"
+        if "/" in pair.ip_address:
+            address = cidr_text(*parse_cidr(pair.ip_address, f"{name}.ip_address"))
+        else:
+            address = ip_text(parse_ip(pair.ip_address, f"{name}.ip_address"))
+        mac = mac_text(parse_mac(pair.mac_address, f"{name}.mac_address")) if pair.mac_address is not UNSET else ""
+        found.append((address, mac))
+    if len(set(found)) != len(found):
+        raise Invalid(
+            "Invalid input for allowed_address_pairs. Reason: a pair is named twice.", "DuplicateAddressPairInRequest"
+        )
+    return tuple(found)
+
+
+def host(asked: Any) -> str:
+    """`binding:host_id`; null and empty mean no host."""
+    if asked is UNSET or not asked:
+        return ""
+    return check_host(asked, "binding:host_id")
+
+
+def profile(asked: Any) -> dict[str, Any]:
+    """`binding:profile`, bounded."""
+    if asked is UNSET or not asked:
+        return {}
+    if len(msgspec.json.encode(asked)) > MAX_PROFILE:
+        raise Invalid(f"Invalid input for binding:profile. Reason: it is larger than {MAX_PROFILE} bytes.")
+    found: dict[str, Any] = asked
+    return found
+
+
+def vnic_type(asked: Any) -> str:
+    if asked is UNSET or not asked:
+        return "normal"
+    if asked not in VNIC_TYPES:
+        raise Invalid(f"Invalid input for binding:vnic_type. Reason: '{asked:.40}' is not one of {list(VNIC_TYPES)}.")
+    return str(asked)
+
+
+async def check_groups(context: Context, asked: Sequence[str], who_sees: Any) -> tuple[Id, ...]:
+    """The groups, sorted; raises SecurityGroupNotFound for one that is not there or not the caller's."""
+    found: set[Id] = set()
+    for value in asked:
+        id_ = parse(value, "security_groups")
+        view = await context.plane.partitions.view(GROUPS, (home_of(id_),))
+        row: Group | None = view.get(Kind.GROUP)
+        if row is None:
+            view = await context.plane.partitions.view(GROUPS, (home_of(id_),), fresh=True)
+            row = view.get(Kind.GROUP)
+        if row is None or row.id != id_ or not who_sees(row.project):
+            raise not_found("security_group", value)
+        found.add(id_)
+    return tuple(sorted(found))
+
+
+def identity_key(groups: Sequence[Id]) -> bytes:
+    """The key of a group set's identity row."""
+    return hashlib.blake2b(b"".join(groups), digest_size=16).digest()
+
+
+async def identity(context: Context, network: Network, groups: tuple[Id, ...]) -> int:
+    """The number of a group set in a network, allocated (and published) before any port that needs it (rule I3)."""
+    key = identity_key(groups)
+    row: Identity | None = (await context.ground.network_view(network.number)).get(Kind.IDENTITY, key)
+    if row is not None:
+        return row.number
+
+    def apply(draft: Draft, rev: int) -> int:
+        present: Identity | None = draft.get(Kind.IDENTITY, key)
+        if present is not None:
+            return present.number
+        if draft.get(Kind.NETWORK) is None or draft.static("state") == NetworkState.DELETING:
+            raise not_found("network", text(network.id))
+        number = 1 + max((row.number for _, row in draft.all(Kind.IDENTITY)), default=0)
+        if number > MAX_IDENTITY:
+            raise Invalid("The network has no room for another set of security groups.", "OverQuota")
+        draft.put(Kind.IDENTITY, key, Identity(number, groups, rev))
+        return number
+
+    return (await context.ground.change_network(network.id, network.number, apply)).value
+
+
+def home_bucket(mac: bytes, wanted: tuple[Wish, ...]) -> int | None:
+    """The home that a request dictates by a MAC or an address; None: free to choose."""
+    if mac:
+        return bucket(mac)
+    for wish in wanted:
+        if wish.ip:
+            return bucket(wish.ip)
+    return None

@@ -1,0 +1,257 @@
+"""Ports: create, read, list, delete, and waiting for their hosts. Called by the REST edge through `services.Ports`.
+
+Updates are in `port_update`, creation in `port_create`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from planes.control import reads
+from planes.control.acks import reason, word
+from planes.control.feed import Entry
+from planes.control.reads import Status
+from planes.control.release import index_rows
+from planes.management.caller import Caller
+from planes.management.context import Context, check_revision, iso
+from planes.management.groups import Groups
+from planes.management.port_create import Plan, PortCreation
+from planes.management.port_update import PortChange
+from planes.model.addresses import bucket, ip_text, mac_text, parse_ip
+from planes.model.enums import Kind
+from planes.model.errors import AlcorError, not_found
+from planes.model.ids import bucket_of, is_ours, number_of, parse, text
+from planes.model.query import Listing, Query
+from planes.model.requests import PortCreate, PortUpdate
+from planes.model.resources import Address, AddressState, Port, PortState
+from planes.model.views import AddressPairView, FixedIpView, PortView
+from planes.store.partitions import Draft
+from planes.store.schema import BY_DEVICE
+
+
+class Ports:
+    """The collection `ports`."""
+
+    def __init__(self, context: Context, groups: Groups) -> None:
+        self._c = context
+        self._creation = PortCreation(context, groups)
+        self._change = PortChange(context, self._creation, groups)
+
+    # -- create -----------------------------------------------------------------------------------------------------
+
+    async def create(self, who: Caller, wanted: Sequence[PortCreate]) -> list[PortView]:
+        creation, change = self._creation, who.change
+        fields = [await creation.check(who, item) for item in wanted]
+        change.mark("validate")
+        plans = [await creation.plan(item) for item in fields]
+        await creation.announce(plans)
+        try:
+            for plan in plans:
+                if plan.elsewhere:
+                    await creation.claim_elsewhere(plan)
+        except AlcorError:
+            await asyncio.shield(creation.withdraw(plans))
+            raise
+        change.mark("claim")
+        ports = await self._commit(who, plans)
+        change.mark("write")
+        for port in ports:
+            self._c.ground.publish_port(port, change.traceparent)
+        self._follow(who, ports)
+        return [self._view(port, None) for port in ports]
+
+    async def _commit(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
+        """All of them, or none."""
+        creation = self._creation
+        if len(plans) == 1:
+            done: list[Port | BaseException] = [await self._one(who, plans[0])]
+        else:
+            done = await asyncio.gather(*(self._one(who, plan) for plan in plans), return_exceptions=True)
+        ports = [item for item in done if isinstance(item, Port)]
+        errors = [item for item in done if isinstance(item, BaseException)]
+        if not errors:
+            try:
+                await creation.groups_stand(ports)
+            except AlcorError as error:
+                errors.append(error)
+        if errors:
+            for port in ports:
+                await asyncio.shield(self._delete(port, who.change.id))
+            raise errors[0]
+        for port in ports:
+            await creation.confirm(port)
+        return ports
+
+    async def _one(self, who: Caller, plan: Plan) -> Port:
+        try:
+            return await self._creation.commit(who, plan)
+        except AlcorError:
+            await asyncio.shield(self._creation.withdraw([plan]))
+            raise
+
+    def _follow(self, who: Caller, ports: Sequence[Port]) -> None:
+        who.change.mark("publish")
+        self._c.plane.changes.follow(who.change, [port.id for port in ports if port.host or port.leaving])
+
+    # -- read -------------------------------------------------------------------------------------------------------
+
+    async def find(self, who: Caller, id: str) -> Port:
+        """The live port, read from the store; raises PortNotFound."""
+        id_ = parse(id, "port_id")
+        port = (await reads.ports(self._c.store, [id_])).get(id_) if is_ours(id_) else None
+        if port is None or port.state != PortState.LIVE or not who.sees(port.project):
+            raise not_found("port", id)
+        return port
+
+    async def get(self, who: Caller, id: str) -> PortView:
+        return await self._shown(await self.find(who, id))
+
+    async def _shown(self, port: Port) -> PortView:
+        return self._view(port, (await reads.statuses(self._c.store, [port])).get(port.id))
+
+    async def list(self, who: Caller, query: Query) -> Listing:
+        async def views(ids: Sequence[bytes]) -> list[PortView]:
+            rows = await reads.ports(self._c.store, [id_ for id_ in ids if is_ours(id_)])
+            seen = [port for port in rows.values() if port.state == PortState.LIVE and who.sees(port.project)]
+            said = await reads.statuses(self._c.store, seen)
+            return [self._view(port, said.get(port.id)) for port in seen]
+
+        return await self._c.listed(who, Kind.PORT, query, views, await self._led(query))
+
+    async def _led(self, query: Query) -> Sequence[bytes] | None:
+        """Ids that an index other than the project's leads to, in order (rule D10); None: no such filter."""
+        filters = query.filters
+        if "id" in filters:
+            return None
+        addresses = [v.removeprefix("ip_address=") for v in filters.get("fixed_ips", ()) if v.startswith("ip_address=")]
+        if "network_id" in filters and addresses:
+            return await self._by_address(filters["network_id"], addresses)
+        if "device_id" in filters and "" not in filters["device_id"]:
+            ids: set[bytes] = set()
+            for device in filters["device_id"]:
+                read = await self._c.store.read(BY_DEVICE, (device,))
+                ids.update(id_ for (id_,) in read.rows if isinstance(id_, bytes))
+            return sorted(ids)
+        hosts = filters.get("binding:host_id", ())
+        if hosts and "" not in hosts:
+            return sorted({id_ for host in hosts for id_ in await reads.ids_on(self._c.store, host)})
+        return None
+
+    async def _by_address(self, networks: Sequence[str], addresses: Sequence[str]) -> Sequence[bytes]:
+        ids: set[bytes] = set()
+        for network in networks:
+            number = number_of(parse(network, "network_id"))
+            for value in addresses:
+                ip = parse_ip(value, "fixed_ips")
+                view = await self._c.ground.bucket_view(number, bucket(ip), fresh=True)
+                row: Address | None = view.get(Kind.IP, ip)
+                if row is not None and row.state == AddressState.USED:
+                    ids.add(row.port)
+        return sorted(ids)
+
+    # -- change and delete ------------------------------------------------------------------------------------------
+
+    async def update(self, who: Caller, id: str, wanted: PortUpdate, if_match: int | None) -> PortView:
+        old = await self.find(who, id)
+        port = await self._change.update(who, old, wanted, if_match)
+        who.change.mark("write")
+        changed = port.goal_rev != old.goal_rev
+        if changed:
+            self._c.ground.publish_port(port, who.change.traceparent)
+            await self._change.after(old, port)
+        self._follow(who, [port] if changed else [])
+        return await self._shown(port)
+
+    async def delete(self, who: Caller, id: str, if_match: int | None) -> None:
+        port = await self.find(who, id)
+        check_revision(if_match, port.rev)
+        who.change.mark("validate")
+        gone = await self._delete(port, who.change.id, who.change.traceparent)
+        who.change.mark("write")
+        self._follow(who, [gone] if gone else [])
+
+    async def _delete(self, port: Port, change: bytes, traceparent: str = "") -> Port | None:
+        """Mark the port deleted; None when there was no host to wait for and it is gone already."""
+        c = self._c
+        entry = Entry(
+            Kind.PORT,
+            (port.id,),
+            False,
+            port.network,
+            port.project,
+            tuple((t.name, p, k) for t, p, k in index_rows(port)),
+            tuple({bucket(ip) for _, ip in port.fixed if bucket(ip) != bucket_of(port.id)}),
+        )
+        await c.write([c.feed.row(port.id, entry)])
+
+        def apply(draft: Draft, rev: int) -> Port:
+            row: Port | None = draft.get(Kind.PORT, port.id)
+            if row is None or row.state != PortState.LIVE:
+                raise not_found("port", text(port.id))
+            for _, ip in row.fixed:
+                address: Address | None = draft.get(Kind.IP, ip)
+                if address is not None and address.port == row.id:
+                    draft.put(Kind.IP, ip, replace(address, state=AddressState.RELEASING, rev=rev))
+            new = replace(row, state=PortState.DELETING, rev=rev, goal_rev=rev, updated=rev, change=change)
+            draft.put(Kind.PORT, row.id, new)
+            return new
+
+        number, home = number_of(port.id), bucket_of(port.id)
+        row = (await c.ground.change_bucket(port.network, number, home, apply, None, traceparent)).value
+        await self._change.mark_outside(row, [ip for _, ip in row.fixed], AddressState.RELEASING)
+        holder = row.leaving or row.host
+        if not holder or (c.plane.hosts.dead(holder) and await c.plane.hosts.fence(holder)):
+            await c.plane.releases.finish(row)
+            return None
+        c.ground.publish_port(row, traceparent)
+        return row
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    async def settled(self, who: Caller, views: Sequence[Any], seconds: float) -> Sequence[PortView]:
+        ids = [parse(view.id) for view in views]
+        await self._c.plane.acks.wait(ids, seconds)
+        rows = await reads.ports(self._c.store, ids)
+        said = await reads.statuses(self._c.store, rows.values())
+        return [
+            self._view(rows[id_], said.get(id_)) if id_ in rows else view for id_, view in zip(ids, views, strict=True)
+        ]
+
+    async def gone(self, who: Caller, id: str, seconds: float) -> None:
+        await self._c.plane.acks.wait([parse(id)], seconds)
+
+    # -- views ------------------------------------------------------------------------------------------------------
+
+    def _view(self, port: Port, status: Status | None) -> PortView:
+        host = self._c.plane.hosts.get(port.host) if port.host else None
+        why = reason(port, status, host.state if host else None, self._c.plane.hosts.alive(port.host))
+        return PortView(
+            id=text(port.id),
+            name=port.name,
+            description=port.description,
+            project_id=port.project,
+            tenant_id=port.project,
+            network_id=text(port.network),
+            mac_address=mac_text(port.mac),
+            fixed_ips=tuple(FixedIpView(subnet_id=text(s), ip_address=ip_text(ip)) for s, ip in port.fixed),
+            security_groups=tuple(text(group) for group in port.groups),
+            allowed_address_pairs=tuple(
+                AddressPairView(ip_address=ip, mac_address=mac or mac_text(port.mac)) for ip, mac in port.pairs
+            ),
+            port_security_enabled=port.security,
+            admin_state_up=port.admin_up,
+            status=word(port, status),
+            status_reason=why,
+            device_id=port.device_id,
+            device_owner=port.device_owner,
+            host_id=port.host,
+            vnic_type=port.vnic_type,
+            vif_type="tap" if port.host else "unbound",
+            vif_details={"port_filter": port.security} if port.host else {},
+            profile=port.profile,
+            created_at=iso(port.created),
+            updated_at=iso(port.updated),
+            revision_number=port.rev,
+        )
