@@ -19,14 +19,14 @@ def check_batch(batch: Batch) -> None:
     if not table.guard:
         raise ValueError(f"{table.name} is a free table: it takes write(), not commit()")
     _whole(table, "partition", table.partition, batch.partition)
-    types = dict(table.statics)
     for name, value in batch.statics.items():
-        if name not in types:
+        kind = next((kind for column, kind in table.statics if column == name), None)
+        if kind is None:
             raise ValueError(f"{table.name} has no static column {name!r}")
-        _value(table, name, types[name], value, null=True)
+        _value(table, (name, kind), value, null=True)
     top = batch.statics.get(table.guard)
     if not isinstance(top, int) or (batch.expect is not None and top <= batch.expect):
-        raise ValueError(f"{table.name}: the batch must set {table.guard} above {batch.expect}, not to {top}")
+        raise ValueError(f"{table.name}: the batch must set {table.guard} above {batch.expect}, not to {top!r}")
     if not table.clustering and (batch.puts or batch.drops):
         raise ValueError(f"{table.name} has no rows, only statics")
     width = len(table.clustering)
@@ -66,15 +66,19 @@ def check_read(table: Table, partition: Values, prefix: Values, after: Values, l
 def _whole(table: Table, part: str, columns: Columns, values: Values, null: bool = False) -> None:
     if len(values) != len(columns):
         raise ValueError(f"{table.name}: {part} has {len(values)} values for {len(columns)} columns")
-    for (name, kind), value in zip(columns, values, strict=True):
-        _value(table, name, kind, value, null)
+    for column, value in zip(columns, values, strict=True):
+        kind = type(value)
+        if kind is not _PYTHON[column[1]] or (kind is int and not -_MAX <= value <= _MAX):  # type: ignore[operator]
+            _value(table, column, value, null)
 
 
-def _value(table: Table, name: str, kind: Type, value: Value, null: bool) -> None:
+def _value(table: Table, column: tuple[str, Type], value: Value, null: bool) -> None:
+    """The careful look at one value: null, an enum member, or wrong."""
+    name, kind = column
     if value is None:
         if not null:
             raise ValueError(f"{table.name}.{name} is part of a key and cannot be null")
     elif not isinstance(value, _PYTHON[kind]):
         raise ValueError(f"{table.name}.{name} is a {kind}, not {type(value).__name__}")
-    elif kind is Type.INT and not -_MAX <= value <= _MAX:  # type: ignore[operator]
+    elif isinstance(value, int) and not -_MAX <= value <= _MAX:
         raise ValueError(f"{table.name}.{name} does not fit 64 bits")

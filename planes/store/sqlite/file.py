@@ -51,6 +51,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA cache_size = -16384")
+    connection.execute("PRAGMA wal_autocheckpoint = 8192")  # pages: hot ones go to the file once, not every few commits
     connection.execute("PRAGMA journal_size_limit = 67108864")
     return connection
 

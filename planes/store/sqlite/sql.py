@@ -81,7 +81,8 @@ class Statements:
             name, partition = self.table.name, _names(self.table.partition)
             columns = (*partition, *names)
             texts = self._statics[names] = (
-                f"INSERT INTO {name}_static ({', '.join(columns)}) VALUES ({_marks(len(columns))}) ON CONFLICT DO NOTHING",
+                f"INSERT INTO {name}_static ({', '.join(columns)}) VALUES ({_marks(len(columns))}) "
+                f"ON CONFLICT DO NOTHING",
                 f"UPDATE {name}_static SET {', '.join(f'{n} = ?' for n in names)} "
                 f"WHERE {_equal(partition)} AND {self.table.guard} = ?",
             )
