@@ -1,0 +1,375 @@
+"""One network on this host: its namespace, and how it is brought from what it is to what it should be.
+
+Called by `driver`, one call at a time. The state here is what the kernel is known to hold (read back at the start,
+kept up to date by what succeeded), so that applying an unchanged spec touches nothing that carries traffic. Order
+is rule N13's: policy, link, neighbour; removal in reverse.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from planes.data.driver import MembersSpec, NetworkSpec, PeerSpec, PolicySpec, RemoteSpec
+from planes.data.linux import namespaces, netlink, nfnetlink, readback, skeleton
+from planes.data.linux.netlink import Link, Message, Netlink
+from planes.data.linux.nfnetlink import INET, Change, Element
+from planes.data.linux.nft import Nft, NftError
+from planes.data.linux.skeleton import TABLE, VXLAN, Footprint
+from planes.model import ids
+
+_LOOPBACK = 1
+_VXLAN_INDEX = 10
+_FIRST_PORT_INDEX = 1000
+
+_SYSCTLS = (
+    ("ipv4/ip_forward", 1),
+    ("ipv4/conf/all/rp_filter", 0),
+    ("ipv4/conf/default/rp_filter", 0),
+    ("ipv4/conf/all/send_redirects", 0),
+    ("ipv4/conf/default/send_redirects", 0),
+    ("ipv4/conf/all/accept_redirects", 0),
+    ("ipv4/conf/default/accept_redirects", 0),
+    ("ipv4/conf/all/accept_source_route", 0),
+    ("ipv4/conf/default/accept_source_route", 0),
+    ("ipv4/conf/all/arp_accept", 0),
+    ("ipv4/conf/default/arp_accept", 0),
+    ("ipv6/conf/all/disable_ipv6", 1),
+    ("ipv6/conf/default/disable_ipv6", 1),
+)
+
+
+class Host(Struct, frozen=True):
+    """What every network of this host shares."""
+
+    cloud: str
+    namespace: int  # an open file of the host's namespace
+    route: Netlink
+    vtep: bytes
+    vtep_mac: bytes
+    port: int
+    group: int
+
+
+class Refused(Exception):
+    """The kernel or another owner stands in the way; the sentence says what and why."""
+
+
+class Network:
+    """The namespace `<cloud>-<VNI>` and the sockets into it."""
+
+    def __init__(self, host: Host, network: bytes, vni: int) -> None:
+        self.host = host
+        self.network = network
+        self.vni = vni
+        self.name = f"{host.cloud}-{vni}"
+        self.mtu = 0
+        self.links: dict[str, Link] = {}
+        self.footprints: dict[str, Footprint] = {}
+        self.chains: set[str] = set()
+        self.next_index = _FIRST_PORT_INDEX
+        self._vxlan: Link | None = None
+        self._gateways: frozenset[bytes] = frozenset()
+        self._prefixes: frozenset[tuple[bytes, int]] = frozenset()
+        self._policies: dict[int, str] = {}
+        self._members: dict[bytes, frozenset[int]] = {}
+        self._sets: set[str] = set()
+
+    def _open(self) -> None:
+        """Open the sockets; the calling thread is in the namespace."""
+        self.route = Netlink()
+        self.filters = Netlink(netlink.NETFILTER)
+        self.nft = Nft()
+
+    # ---- birth, take-over and death (in a thread) --------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Make the namespace, whole, then name it."""
+
+        def prepare() -> None:
+            self._open()
+            for key, value in _SYSCTLS:
+                namespaces.sysctl(key, value)
+            self.nft.run(skeleton.RULESET)
+            alias = netlink.alias_attr(ids.text(self.network))
+            self._do("bring up lo", [netlink.set_link(_LOOPBACK, up=True, attributes=alias)])
+
+        try:
+            namespaces.create(self.name, prepare)
+        except FileExistsError:
+            self.close()
+            raise Refused(f"the namespace {self.name} exists and is not ours") from None
+        except (OSError, NftError, Refused) as error:
+            self.close()
+            raise Refused(f"cannot make the namespace {self.name}: {_sentence(error)}") from error
+
+    @classmethod
+    def take_over(cls, host: Host, name: str, vni: int) -> "Network | None":
+        """The network whose namespace this is, with all that it holds; None if it is not ours."""
+        with namespaces.entered(name):
+            route = Netlink()
+        try:
+            network = readback.owner(route)
+        finally:
+            route.close()
+        if not network:
+            return None
+        taken = cls(host, network, vni)
+        with namespaces.entered(name):
+            taken._open()
+        taken._remember(taken.read())
+        taken._gateways = readback.gateways(name)
+        return taken
+
+    def read(self) -> readback.Snapshot:
+        """What the kernel holds now."""
+        return readback.read(self.network, self.route, self.filters)
+
+    def _remember(self, seen: readback.Snapshot) -> None:
+        self._vxlan = seen.vxlan
+        self.mtu = seen.vxlan.mtu if seen.vxlan else 0
+        self.links = dict(seen.links)
+        self.footprints = dict(seen.footprints)
+        self.chains = set(seen.chains)
+        self.next_index = max([_FIRST_PORT_INDEX, *(link.ifindex + 1 for link in seen.links.values())])
+        self._prefixes = seen.prefixes
+        self._members = dict(seen.members)
+        self._sets = set(seen.sets)
+        self._policies = dict.fromkeys(seen.policies, "")
+        orphans = [name for name in self.footprints if name not in self.links]
+        self.forget_elements(orphans)  # of links that went away with their instance: they can match nothing
+
+    def close(self) -> None:
+        for name in ("route", "filters", "nft"):
+            if (resource := self.__dict__.pop(name, None)) is not None:
+                resource.close()
+
+    def destroy(self) -> None:
+        """Remove the links, then the namespace. A socket left open would keep it alive, so they go first."""
+        doomed = [link.ifindex for link in netlink.links(self.route) if link.ifindex != _LOOPBACK]
+        try:
+            self.delete_links(doomed)
+        finally:
+            self.close()
+            namespaces.delete(self.name)
+
+    def delete_links(self, indexes: Iterable[int]) -> None:
+        """Delete links at the cost of one, on a socket of its own: the kernel waits for RCU once per request."""
+        with namespaces.entered(self.name):
+            own = Netlink()
+        try:
+            group = netlink.group_attr(self.host.group)
+            for _, part in netlink.chunks([netlink.set_link(index, attributes=group) for index in indexes]):
+                own.send(part)  # a link that is gone already is no failure
+            failures = [f for f in own.send([netlink.delete_group(self.host.group)]) if f.errno != errno.ENODEV]
+        finally:
+            own.close()
+        if failures:
+            raise Refused(f"cannot delete links: {failures[0].text}")
+
+    # ---- the network itself ------------------------------------------------------------------------------------------
+
+    def put(self, spec: NetworkSpec) -> None:
+        """Make device, prefixes, gateways and MTU what the spec says; what is already so is not touched."""
+        device = self._device(spec)
+        if device.mtu != spec.mtu:
+            self._do(
+                "set the MTU", [netlink.set_link(device.ifindex, attributes=netlink.attr(4, netlink.u32(spec.mtu)))]
+            )
+            self._vxlan = device._replace(mtu=spec.mtu)
+        self.mtu = spec.mtu
+        prefixes = frozenset((subnet.first, subnet.prefix) for subnet in spec.subnets)
+        gateways = frozenset(subnet.gateway for subnet in spec.subnets if subnet.gateway)
+        added = [
+            Message(netlink.NEWADDR, netlink.CHANGE, netlink.address(ip, 32, 1)) for ip in gateways - self._gateways
+        ]
+        added += [
+            Message(netlink.NEWROUTE, netlink.CHANGE, netlink.route(*prefix, device.ifindex))
+            for prefix in prefixes - self._prefixes
+        ]
+        self._do("add subnets", added)
+        removed = [
+            Message(netlink.DELROUTE, 0, netlink.route(*prefix, device.ifindex)) for prefix in self._prefixes - prefixes
+        ]
+        removed += [Message(netlink.DELADDR, 0, netlink.address(ip, 32, 1)) for ip in self._gateways - gateways]
+        self._do("remove subnets", removed, {errno.ESRCH, errno.EADDRNOTAVAIL})
+        self._prefixes, self._gateways = prefixes, gateways
+
+    def _device(self, spec: NetworkSpec) -> Link:
+        """The VXLAN device: as it is, corrected, or made."""
+        host, alias = self.host, ids.text(self.network)
+        device = netlink.link(self.route, VXLAN)
+        if device is None:
+            device = self._make_device(spec, alias)
+        elif device.alias != alias:
+            raise Refused(f"the device {VXLAN} in {self.name} belongs to {device.alias or 'somebody else'}")
+        elif device.mac != host.vtep_mac:
+            self._do(
+                "change the vxlan device", [netlink.set_link(device.ifindex, attributes=netlink.attr(1, host.vtep_mac))]
+            )
+            device = device._replace(mac=host.vtep_mac)
+        self._vxlan = device
+        return device
+
+    def _make_device(self, spec: NetworkSpec, alias: str) -> Link:
+        host = self.host
+        namespace = namespaces.open_namespace(self.name)
+        try:
+            message = netlink.vxlan(
+                VXLAN, _VXLAN_INDEX, self.vni, host.vtep, host.port, host.vtep_mac, spec.mtu, namespace
+            )
+            failures = host.route.send([message])
+        finally:
+            os.close(namespace)
+        if failures:
+            raise Refused(f"cannot create vxlan: {failures[0].text}")
+        # proxy ARP is for ports alone, so it becomes the default only once this device exists
+        with namespaces.entered(self.name):
+            namespaces.sysctl("ipv4/conf/default/proxy_arp", 1)
+        up = netlink.set_link(_VXLAN_INDEX, up=True, attributes=netlink.alias_attr(alias))
+        self._do("bring up vxlan", [up, netlink.neighbour_timing(_VXLAN_INDEX, probes=0)])
+        self._prefixes = frozenset()
+        return Link(_VXLAN_INDEX, VXLAN, alias, host.vtep_mac, spec.mtu, True)
+
+    # ---- groups and policies -----------------------------------------------------------------------------------------
+
+    def put_members(self, spec: MembersSpec) -> None:
+        """Make a group's set hold exactly these identities, and the mark that it was put."""
+        name = skeleton.group_set(spec.group)
+        if name not in self._sets:
+            self.nft.run(f"add set inet {TABLE} {name} {skeleton.GROUP_TYPE}")
+            self._sets.add(name)
+        former = self._members.get(spec.group)
+        old = set() if former is None else former | {skeleton.PRESENT}
+        new = spec.identities | {skeleton.PRESENT}
+        self.commit(Change(removed=_marks(name, old - new), added=_marks(name, new - old)))
+        self._members[spec.group] = spec.identities
+
+    def drop_members(self, group: bytes) -> None:
+        """Empty a group's set; it goes as soon as no rule names it."""
+        former = self._members.get(group)
+        if former is not None:
+            self.commit(Change(removed=_marks(skeleton.group_set(group), former | {skeleton.PRESENT})))
+            del self._members[group]
+        self._drop_unused_sets()
+
+    def put_policies(self, specs: Sequence[PolicySpec]) -> dict[int, str]:
+        """Replace chains; all in one transaction, one by one if that is refused. Returns reasons by identity."""
+        texts = {spec.identity: skeleton.policy_text(spec) for spec in specs}
+        changed = [spec for spec in specs if self._policies.get(spec.identity) != texts[spec.identity]]
+        if not changed:
+            return {}
+        try:
+            self.nft.run("\n".join(texts[spec.identity] for spec in changed))
+        except NftError as error:
+            if len(changed) == 1:
+                return {changed[0].identity: f"cannot set the rules: {error}"}
+            failed: dict[int, str] = {}
+            for spec in changed:
+                failed |= self.put_policies([spec])
+            return failed
+        for spec in changed:
+            self._policies[spec.identity] = texts[spec.identity]
+            self.chains.update(skeleton.chain_pair(spec.identity))
+            self._sets.update(skeleton.groups(spec))
+        return {}
+
+    def drop_policy(self, identity: int) -> None:
+        """Take an identity's rules away. Ports that still have the identity then forward nothing."""
+        chains = [name for name in skeleton.chain_pair(identity) if name in self.chains]
+        if identity in self._policies:
+            self.nft.run("\n".join(f"flush chain inet {TABLE} {name}" for name in chains))
+            del self._policies[identity]
+        self.drop_unused_chains()
+        self._drop_unused_sets()
+
+    def drop_unused_chains(self) -> None:
+        """Remove chains that neither a policy nor a port needs."""
+        kept = {name for identity in self._policies for name in skeleton.chain_pair(identity)}
+        kept |= {e.data for f in self.footprints.values() for e in f.elements if isinstance(e.data, str)}
+        gone = self.chains - kept
+        if gone:
+            self.commit(Change(gone=tuple(gone)))
+            self.chains -= gone
+
+    def _drop_unused_sets(self) -> None:
+        for name in self._sets - {skeleton.group_set(group) for group in self._members}:
+            try:
+                self.nft.run(f"delete set inet {TABLE} {name}")
+                self._sets.discard(name)
+            except NftError:
+                pass  # a rule still names it
+
+    # ---- peers and remotes -------------------------------------------------------------------------------------------
+
+    async def put_peers(self, specs: Sequence[PeerSpec]) -> dict[int, str]:
+        index = self._device_index()
+        return await self.push(
+            [Message(netlink.NEWNEIGH, netlink.CHANGE, netlink.fdb(s.mac, index, s.vtep)) for s in specs]
+        )
+
+    async def drop_peers(self, macs: Sequence[bytes]) -> dict[int, str]:
+        index = self._device_index()
+        return await self.push([Message(netlink.DELNEIGH, 0, netlink.fdb(mac, index)) for mac in macs], {errno.ENOENT})
+
+    async def put_remotes(self, specs: Sequence[RemoteSpec]) -> dict[int, str]:
+        index, neighbour = self._device_index(), netlink.neighbour
+        return await self.push(
+            [Message(netlink.NEWNEIGH, netlink.CHANGE, neighbour(s.ip, s.via, index)) for s in specs]
+        )
+
+    async def drop_remotes(self, addresses: Sequence[bytes]) -> dict[int, str]:
+        index = self._device_index()
+        messages = [Message(netlink.DELNEIGH, 0, netlink.no_neighbour(ip, index)) for ip in addresses]
+        return await self.push(messages, {errno.ENOENT})
+
+    async def push(self, messages: list[Message], tolerated: Iterable[int] = ()) -> dict[int, str]:
+        """Send a batch chunk by chunk, letting the loop run in between. Reasons by index of the message."""
+        failed: dict[int, str] = {}
+        allowed = frozenset(tolerated)
+        for start, part in netlink.chunks(messages):
+            for failure in self.route.send(part):
+                if failure.errno not in allowed:
+                    failed.setdefault(start + failure.position, failure.text)
+            await asyncio.sleep(0)
+        return failed
+
+    # ---- shared ------------------------------------------------------------------------------------------------------
+
+    def forget_elements(self, names: Iterable[str]) -> None:
+        """Remove the elements of ports whose links are gone."""
+        known = {name: self.footprints[name] for name in names if name in self.footprints}
+        self.commit(Change(removed=tuple(e for footprint in known.values() for e in footprint.elements)))
+        for name in known:
+            del self.footprints[name]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the device that makes it a network is there."""
+        return self._vxlan is not None
+
+    def _device_index(self) -> int:
+        if self._vxlan is None:
+            raise Refused(f"the device {VXLAN} is missing")
+        return self._vxlan.ifindex
+
+    def commit(self, change: Change) -> None:
+        if reason := nfnetlink.commit(self.filters, TABLE, change):
+            raise Refused(f"cannot change the filter: {reason}")
+
+    def _do(self, what: str, messages: list[Message], tolerated: Iterable[int] = ()) -> None:
+        allowed = frozenset(tolerated)
+        for _, part in netlink.chunks(messages):
+            for failure in self.route.send(part):
+                if failure.errno not in allowed:
+                    raise Refused(f"cannot {what}: {failure.text}")
+
+
+def _marks(name: str, identities: Iterable[int]) -> tuple[Element, ...]:
+    return tuple(Element(INET, name, skeleton.mark(identity)) for identity in identities)
+
+
+def _sentence(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
