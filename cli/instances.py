@@ -5,7 +5,6 @@ made and removed here. It belongs to the cloud and goes with it.
 """
 
 import contextlib
-import ctypes
 import ipaddress
 import os
 from collections.abc import Sequence
@@ -14,15 +13,13 @@ from typing import Any, NoReturn
 from cli.client import Client
 from cli.errors import Failure
 from cli.layout import Layout, require_privileges
-from cli.underlay import NETNS, end_processes
-from planes.data.linux import hosts
+from cli.underlay import end_processes
+from planes.data.linux import hosts, namespaces
 from planes.model import ids
 from planes.model.settings import Loaded
 
 OWNER = "compute:alcor"
 WAIT = 10
-
-_CLONE_NEWNET = 0x4000_0000
 
 
 class Instances:
@@ -43,7 +40,7 @@ class Instances:
         if host not in self.hosts:
             raise Failure(f"There is no host '{host}' in this cloud; it has {', '.join(self.hosts)}.")
         with Client(self.api, project) as client:
-            if _ports(client, name) or (NETNS / namespace).exists():
+            if _ports(client, name) or _exists(namespace):
                 raise Failure(f"There is an instance '{name}' already.")
             wanted: dict[str, Any] = {
                 "network_id": client.find("networks", network)["id"],
@@ -80,7 +77,7 @@ class Instances:
                 "mac": port["mac_address"],
                 "host": port["binding:host_id"],
                 "status": port["status"],
-                "running": (NETNS / self.layout.instance(port["device_id"])).exists(),
+                "running": _exists(self.layout.instance(port["device_id"])),
                 "port_id": port["id"],
             }
             for port in sorted(ports, key=lambda port: str(port["device_id"]))
@@ -92,7 +89,7 @@ class Instances:
         namespace = self.layout.instance(name)
         with Client(self.api) as client:
             ports = _ports(client, name)
-            if not ports and not (NETNS / namespace).exists():
+            if not ports and not _exists(namespace):
                 raise Failure(f"There is no instance '{name}'.")
             for port in ports:
                 client.delete(f"/v2.0/ports/{port['id']}", wait=WAIT)
@@ -111,31 +108,25 @@ class Instances:
         link = hosts.port_link_names(ids.parse(port["id"]))[1]
         prefix = ipaddress.ip_network(subnet["cidr"]).prefixlen
         hosts.create_namespace(namespace)
-        hosts.plug(link, namespace, self.layout.host(host), fixed["ip_address"], prefix, subnet["gateway_ip"] or "")
+        hosts.plug(link, namespace, self.layout.host(host), fixed["ip_address"], prefix, subnet["gateway_ip"])
         return {"port_id": port["id"], "ip": fixed["ip_address"], "mac": port["mac_address"], "status": port["status"]}
 
 
 def execute(loaded: Loaded, name: str, command: Sequence[str]) -> NoReturn:
     """Become `command` inside the instance's namespace."""
+    namespace = Layout(loaded.settings.data).instance(name)
     require_privileges()
-    enter(Layout(loaded.settings.data).instance(name), name)
-    try:
-        os.execvp(command[0], list(command))
-    except FileNotFoundError:
-        raise Failure(f"There is no program '{command[0]}'.") from None
+    if not _exists(namespace):
+        raise Failure(f"There is no instance '{name}'.")
+    with namespaces.entered(namespace):
+        try:
+            os.execvp(command[0], list(command))
+        except FileNotFoundError:
+            raise Failure(f"There is no program '{command[0]}'.") from None
 
 
-def enter(namespace: str, name: str) -> None:
-    """Move this thread into a namespace."""
-    try:
-        fd = os.open(NETNS / namespace, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise Failure(f"There is no instance '{name}'.") from None
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) != 0:
-            raise Failure(f"Cannot enter the namespace of {name}: {os.strerror(ctypes.get_errno())}.")
-    finally:
-        os.close(fd)
+def _exists(namespace: str) -> bool:
+    return namespace in namespaces.names(namespace)
 
 
 def _ports(client: Client, name: str) -> list[dict[str, Any]]:

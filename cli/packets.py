@@ -4,24 +4,28 @@ A socket belongs to the namespace in which it was made, wherever it is used afte
 """
 
 import contextlib
-import ctypes
-import os
 import re
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
 
-from cli.underlay import NETNS
+from planes.data.linux import namespaces
 
-_CLONE_NEWNET = 0x4000_0000
 _TIME = re.compile(r"= [0-9.]+/([0-9.]+)/")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def ping(namespace: str, address: str, seconds: float = 1.0) -> float | None:
     """One echo request; the time it took in ms, or None when no answer came."""
-    command = ["nsenter", f"--net={NETNS / namespace}", "ping", "-n", "-q", "-c1", f"-W{seconds:g}", address]
+    command = [
+        "nsenter",
+        f"--net={namespaces.DIRECTORY}/{namespace}",
+        "ping",
+        "-n",
+        "-q",
+        "-c1",
+        f"-W{seconds:g}",
+        address,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     found = _TIME.search(done.stdout)
     return float(found[1]) if done.returncode == 0 and found else None
@@ -40,7 +44,7 @@ def converse(namespace: str, address: str, port: int, seconds: float = 1.0) -> s
 
 def socket_in(namespace: str) -> socket.socket:
     """A TCP socket that lives in a namespace."""
-    with _inside(namespace):
+    with namespaces.entered(namespace):
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 
 
@@ -70,27 +74,3 @@ class Greeter:
                 self.heard += 1
                 with client, contextlib.suppress(OSError):
                     client.sendall(self.name.encode())
-
-
-@contextlib.contextmanager
-def _inside(namespace: str) -> Iterator[None]:
-    """This thread, and no other, is in the namespace for the length of the block."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        target = os.open(NETNS / namespace, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _setns(target)
-        finally:
-            os.close(target)
-        try:
-            yield
-        finally:
-            _setns(home)
-    finally:
-        os.close(home)
-
-
-def _setns(fd: int) -> None:
-    if _libc.setns(fd, _CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import structs
 
 from cli.errors import Failure
+from observability.logs import configure
 from planes.model.settings import Loaded, Settings, masked
 
 
@@ -32,7 +33,6 @@ def api(loaded: Loaded) -> None:
     checked_auth(loaded.settings)
     settings = structs.replace(loaded.settings, store=store_url(loaded.settings))
     import uvloop
-
     from api.app import run
 
     uvloop.run(run(settings))
@@ -43,9 +43,27 @@ def agent(loaded: Loaded) -> None:
     settings = loaded.settings
     if not settings.vtep:
         raise Failure("ALCOR_VTEP is not set: the agent must know its underlay address.")
-    from agent.main import run
+    from agent.config import AgentConfig
+    from agent.main import main
 
-    asyncio.run(run(structs.replace(settings, host=settings.host or socket.gethostname())))
+    configure(settings.log_format, settings.log_level)
+    main(
+        AgentConfig(
+            host=settings.host or socket.gethostname(),
+            nats=settings.nats,
+            credentials=settings.nats_creds,
+            prefix=settings.prefix,
+            vtep=settings.vtep,
+            cloud=settings.cloud,
+            state_dir=settings.state,
+            cell=settings.cell,
+            udp_port=settings.udp_port,
+            machine=settings.machine,
+            beat_every=settings.beat_every,
+            sync_every=settings.sync_every,
+            tombstone_life=settings.tombstone_life,
+        )
+    )
 
 
 def store_init(loaded: Loaded) -> str:

@@ -13,15 +13,16 @@ import ipaddress
 import os
 import signal
 import socket
+import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from cli.errors import Failure
 from cli.layout import Layout
-from planes.data.linux import hosts
+from planes.data.linux import hosts, namespaces
 
-NETNS = Path("/run/netns")
+BRIDGE = "br0"
 _RANGE = ipaddress.IPv4Network("198.18.0.0/15")
 _COUNT = 512
 
@@ -35,19 +36,23 @@ class Underlay:
         self.vteps = {name: str(subnet[11 + number]) for number, name in enumerate(names)}
 
 
-@contextlib.contextmanager
-def underlay(layout: Layout, names: Sequence[str]) -> Iterator[Underlay]:
+@contextlib.asynccontextmanager
+async def underlay(layout: Layout, names: Sequence[str]) -> AsyncIterator[Underlay]:
     """Build it; remove it, and everything else that bears the cloud's tag, at the end."""
     remove(layout)
     with _claimed_subnet(int(layout.tag, 16) % _COUNT) as subnet:
         built = Underlay(subnet, names)
         try:
             hosts.create_namespace(layout.net)
-            hosts.create_bridge(layout.net, "br0")
-            hosts.join_underlay("", layout.uplink, layout.net, "br0", built.machine, subnet.prefixlen)
             for name, address in built.vteps.items():
                 hosts.create_namespace(layout.host(name))
-                hosts.join_underlay(layout.host(name), "u0", layout.net, "br0", address, subnet.prefixlen)
+                await hosts.join_underlay(layout.net, BRIDGE, layout.host(name), f"{address}/{subnet.prefixlen}")
+            _ip(
+                f"link add {layout.uplink} type veth peer name uplink netns {layout.net}",
+                f"addr add {built.machine}/{subnet.prefixlen} dev {layout.uplink}",
+                f"link set {layout.uplink} up",
+            )
+            _ip(f"link set uplink master {BRIDGE} up", namespace=layout.net)
             yield built
         finally:
             remove(layout)
@@ -55,17 +60,27 @@ def underlay(layout: Layout, names: Sequence[str]) -> Iterator[Underlay]:
 
 def remove(layout: Layout) -> None:
     """Every namespace of this cloud with the processes in it, and with those all links, tables and rules."""
-    names = [path.name for path in NETNS.iterdir() if layout.is_ours(path.name)] if NETNS.exists() else []
+    if Path("/sys/class/net", layout.uplink).exists():
+        _ip(f"link delete {layout.uplink}")
+    names = [name for name in namespaces.names() if layout.is_ours(name)]
     for name in names:
         end_processes(name)
     for name in names:
         hosts.delete_namespace(name)
 
 
+def _ip(*lines: str, namespace: str = "") -> None:
+    """Commands for `ip`, in the machine's namespace or in a named one."""
+    command = ["ip", *(("-n", namespace) if namespace else ()), "-batch", "-"]
+    done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(f"Cannot connect this machine to the underlay: {' '.join(done.stderr.split())}")
+
+
 def end_processes(namespace: str) -> None:
     """Kill what still runs inside a namespace of ours; it could not go away before they do."""
     try:
-        inode = (NETNS / namespace).stat().st_ino
+        inode = Path(namespaces.DIRECTORY, namespace).stat().st_ino
     except FileNotFoundError:
         return
     deadline = time.monotonic() + 2.0

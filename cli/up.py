@@ -118,7 +118,7 @@ async def running(
             path.unlink()
     shutil.rmtree(layout.data / "hosts", ignore_errors=True)  # these kernels are empty, as after a reboot
     supervisor = Supervisor(say)
-    with underlay(layout, names) as wires:
+    async with underlay(layout, names) as wires:
         api = f"http://127.0.0.1:{settings.api_port}"
         nats = f"nats://{wires.machine}:{_free_port(wires.machine, NATS_PORT)}"
         try:
