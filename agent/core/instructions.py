@@ -1,0 +1,64 @@
+"""What an agent decides to do, as data; the shell does it and reports the outcome as an event."""
+
+from msgspec import Struct
+
+from agent.core.events import Scope, Tag
+from planes.data.driver import Spec, SpecKey
+from planes.goalstate.messages import Object
+
+
+class Listen(Struct, frozen=True):
+    """Subscribe, then flush; `Listening` follows."""
+
+    scope: Scope
+    subject: str
+
+
+class Unlisten(Struct, frozen=True):
+    scope: Scope
+
+
+class Request(Struct, frozen=True):
+    """Ask; `Answered` follows."""
+
+    tag: Tag
+    subject: str
+    data: bytes
+    timeout: float
+
+
+class Open(Struct, frozen=True):
+    """Make the driver ready for the host with this number, and read what it holds; `Opened` follows."""
+
+    number: int
+
+
+class Program(Struct, frozen=True):
+    """Have the driver apply; `Programmed` follows. There is never more than one."""
+
+    puts: tuple[Spec, ...]
+    drops: tuple[SpecKey, ...]
+
+
+class Saved(Struct, array_like=True, frozen=True):
+    """The last goal state, as it is kept in a file (rule N16)."""
+
+    version: int
+    host: str
+    number: int
+    epoch: int
+    objects: tuple[Object, ...]
+
+
+class Save(Struct, frozen=True):
+    state: Saved
+
+
+class Say(Struct, frozen=True):
+    """Log. Level: info, warning or error."""
+
+    level: str
+    text: str
+
+
+Instruction = Listen | Unlisten | Request | Open | Program | Save | Say

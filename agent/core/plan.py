@@ -1,0 +1,152 @@
+"""What the driver should hold against what it does hold, and what to hand it next.
+
+Called by `AgentState`. One entry per key, the newest wins, so what waits is bounded by what exists (rule S21). It knows
+nothing of why something is wanted. What an earlier process left behind is dropped only when somebody says so (S6).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from agent.core.instructions import Program
+from planes.data.driver import ORDER, Spec, SpecKey
+
+#: seconds before something that failed is tried again, first and most
+RETRY_FIRST, RETRY_MOST = 1.0, 60.0
+
+
+class Failure:
+    __slots__ = ("due", "text", "tries")
+
+    def __init__(self, text: str, tries: int, due: float) -> None:
+        self.text = text
+        self.tries = tries
+        self.due = due
+
+
+class Plan:
+    """Wanted, held and what differs."""
+
+    def __init__(self, backoff: Callable[[int, float, float], float]) -> None:
+        self._backoff = backoff
+        self.desired: dict[SpecKey, Spec] = {}
+        #: None: it exists, what it looks like is unknown
+        self.applied: dict[SpecKey, Spec | None] = {}
+        self.failed: dict[SpecKey, Failure] = {}
+        #: held since before this process, and not wanted so far
+        self.leftover: set[SpecKey] = set()
+        self.busy: Program | None = None
+        self._dirty: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
+
+    def want(self, key: SpecKey, spec: Spec | None) -> None:
+        """From now on this should exist, or not."""
+        if self.desired.get(key) == spec:
+            return
+        if spec is None:
+            del self.desired[key]
+        else:
+            self.desired[key] = spec
+            self.leftover.discard(key)
+        self.failed.pop(key, None)
+        self._dirty[key[0]].add(key)
+
+    def opened(self, held: frozenset[SpecKey]) -> None:
+        """The driver is ready and holds this, of unknown content."""
+        self.applied = dict.fromkeys(held)
+        self.leftover = set(held - self.desired.keys())
+        self.failed.clear()
+        self.busy = None
+        for key in self.desired:
+            self._dirty[key[0]].add(key)
+
+    def give_up(self, keys: Iterable[SpecKey]) -> None:
+        """Nothing wants these leftovers: they may go."""
+        for key in keys:
+            self.leftover.discard(key)
+            if key not in self.desired:
+                self._dirty[key[0]].add(key)
+
+    def next(self, limit: int) -> Program | None:
+        """What to hand to the driver now; None while it is busy or nothing differs."""
+        if self.busy is not None:
+            return None
+        puts: list[Spec] = []
+        drops: list[SpecKey] = []
+        for kind in reversed(ORDER):
+            self._take(kind, limit, puts, drops, dropping=True)
+        for kind in ORDER:
+            self._take(kind, limit, puts, drops, dropping=False)
+        if puts or drops:
+            self.busy = Program(tuple(puts), tuple(drops))
+        return self.busy
+
+    def _take(self, kind: str, limit: int, puts: list[Spec], drops: list[SpecKey], dropping: bool) -> None:
+        dirty = self._dirty[kind]
+        for key in list(dirty):
+            if len(puts) + len(drops) >= limit:
+                return
+            spec = self.desired.get(key)
+            if (spec is None) != dropping:
+                continue
+            dirty.discard(key)
+            if spec is None:
+                if key in self.applied:
+                    drops.append(key)
+            elif self.applied.get(key) != spec:
+                puts.append(spec)
+
+    def done(self, errors: Mapping[SpecKey, str], now: float) -> list[SpecKey]:
+        """The driver is done with the last program. Returns its keys."""
+        program, self.busy = self.busy, None
+        if program is None:
+            return []
+        keys: list[SpecKey] = []
+        recovered: set[bytes] = set()
+        for key, spec in [*((key, None) for key in program.drops), *((spec.key, spec) for spec in program.puts)]:
+            keys.append(key)
+            if key in errors:
+                self._fail(key, errors[key], now)
+                continue
+            if self.failed.pop(key, None) is not None and key[0] in ("network", "members", "policy", "peer"):
+                recovered.add(key[1])
+            if spec is None:
+                self.applied.pop(key, None)
+            else:
+                self.applied[key] = spec
+        for key, failure in self.failed.items():
+            if key[1] in recovered:  # what it may have needed works now
+                failure.due = now
+        return keys
+
+    def _fail(self, key: SpecKey, text: str, now: float) -> None:
+        tries = self.failed[key].tries + 1 if key in self.failed else 0
+        self.applied[key] = None  # who knows how far it came
+        self.failed[key] = Failure(text, tries, now + self._backoff(tries, RETRY_FIRST, RETRY_MOST))
+
+    def retry(self, now: float) -> None:
+        """Try again what failed and has waited long enough."""
+        for key, failure in self.failed.items():
+            if failure.due <= now:
+                self._dirty[key[0]].add(key)
+
+    def retry_at(self) -> float | None:
+        """When something that failed should be tried again."""
+        return min((failure.due for failure in self.failed.values()), default=None)
+
+    def error(self, keys: Iterable[SpecKey]) -> str:
+        """Why one of these cannot be brought about, as far as was tried."""
+        return next((self.failed[key].text for key in keys if key in self.failed), "")
+
+    def holds(self, key: SpecKey) -> bool:
+        """The driver has exactly what is wanted."""
+        spec = self.desired.get(key)
+        return key not in self.applied if spec is None else self.applied.get(key) == spec
+
+    def waiting(self) -> int:
+        return sum(len(keys) for keys in self._dirty.values())
+
+    def validate(self) -> None:
+        """Invariants, for tests: whatever differs is known to differ."""
+        busy = set(self.busy.drops) | {spec.key for spec in self.busy.puts} if self.busy else set()
+        for key in self.desired.keys() | self.applied.keys():
+            known = key in busy or key in self.failed or key in self.leftover or key in self._dirty[key[0]]
+            assert self.holds(key) or known, key
+        assert not self.leftover & self.desired.keys()

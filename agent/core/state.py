@@ -1,0 +1,490 @@
+"""The agent's whole state behind one door: `AgentState.handle(event, now)` returns what to do (rule: pure core).
+
+Called by `agent.runtime` only. It opens nothing, reads no clock, waits for nothing; outcomes come back as events. What
+it decides depends only on what it has received. `validate` states the invariants, `story` tells what happened last.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from agent.core.acks import Acks
+from agent.core.context import Context, Name, Options
+from agent.core.events import (
+    BEACONS,
+    HOST,
+    Answered,
+    Arrived,
+    Connected,
+    Disconnected,
+    Event,
+    Listening,
+    Opened,
+    Programmed,
+    Scope,
+    Slow,
+    Started,
+    Woke,
+    scope_of,
+)
+from agent.core.instructions import Instruction, Listen, Open, Save, Saved
+from agent.core.membership import Membership
+from agent.core.objects import Objects, Verdict
+from agent.core.plan import Plan
+from agent.core.scopes import Pulling, Scopes
+from agent.core.sync import Syncs
+from agent.core.translate import Goals
+from planes.data.driver import SpecKey
+from planes.goalstate import codec
+from planes.goalstate.codec import Malformed, UnknownVersion
+from planes.goalstate.messages import (
+    VERSION,
+    Goal,
+    Gone,
+    Identity,
+    Neighbour,
+    Object,
+    ObjectKind,
+    Page,
+    Port,
+    Pull,
+    What,
+)
+from planes.model.addresses import bucket
+
+#: most reasons in one beat
+REASONS = 20
+#: seconds between writes of the state file, at least; and objects that add a second
+SAVE_AFTER, SAVE_OBJECTS = 1.0, 50_000
+OPEN_FIRST, OPEN_MOST = 1.0, 30.0
+
+
+class AgentState:
+    """One host's agent. `saved`: the last goal state of its former life."""
+
+    def __init__(self, options: Options, random: Callable[[], float], saved: Saved | None = None) -> None:
+        self.context = Context(options, random)
+        self._saved = saved
+        self.objects = Objects(options.objects_max, options.tombstone_life)
+        self.goals = Goals(options.host)
+        self.plan = Plan(self.context.backoff)
+        self.acks = Acks(self.context, self.plan, self.goals)
+        self.scopes = Scopes(self.context, self._take_page, self._complete)
+        self.membership = Membership(self.context, self._registered, saved)
+        self.syncs = Syncs(self.context, self.objects, self.scopes, self.membership.supersede)
+        self._driver_open = False
+        self._opening = 0
+        self._open_tries = 0
+        self._open_error = ""
+        self._at = 0
+        self._moved = False
+        self._swept = False
+        self._driver_counters: dict[str, int] = {}
+        self._story: deque[str] = deque(maxlen=200)
+        self._handlers: dict[type, Callable[..., None]] = {
+            Started: self._on_started,
+            Connected: self._on_connected,
+            Disconnected: self._on_disconnected,
+            Slow: self._on_slow,
+            Listening: self._on_listening,
+            Arrived: self._on_arrived,
+            Answered: self._on_answered,
+            Opened: self._on_opened,
+            Programmed: self._on_programmed,
+            Woke: self._on_woke,
+        }
+        self._timers: dict[str, Callable[[Name], None]] = {
+            "register": lambda name: self.membership.register(),
+            "beat": lambda name: self._beat(),
+            "sync": lambda name: self.syncs.ask(),
+            "beacons": lambda name: self.syncs.missed(),
+            "gap": lambda name: self.syncs.gap(cast(Scope, name[1])),
+            "peers": lambda name: self._ask_peers(cast(Scope, name[1])),
+            "listen": lambda name: self.scopes.listen_again(cast(Scope, name[1])),
+            "pull": lambda name: self.scopes.pump(),
+            "acks": lambda name: self.acks.resume(),
+            "retry": lambda name: self.plan.retry(self.context.now),
+            "expire": lambda name: self.objects.expire(self.context.now),
+            "save": lambda name: self._save(),
+            "open": lambda name: self._open(),
+            "leave": lambda name: self._leave(cast(Scope, name[1])),
+        }
+
+    # -- the door ---------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Something happened; the only way in. `now`: monotonic seconds."""
+        self.context.now = now
+        self._story.append(f"{now:.6f} {type(event).__name__}")
+        self._handlers[type(event)](event)
+        self._settle()
+        out, self.context.out = self.context.out, []
+        return out
+
+    def due(self) -> float | None:
+        """When to hand in `Woke` next, in monotonic seconds."""
+        return self.context.timers.due()
+
+    def story(self) -> list[str]:
+        """The last events, oldest first."""
+        return list(self._story)
+
+    def _settle(self) -> None:
+        """From what is known now to what should be done."""
+        self.goals.settle()
+        if self.goals.dirty:
+            dirty, self.goals.dirty = self.goals.dirty, set()
+            for key in dirty:
+                self.plan.want(key, self.goals.spec(key))
+            self._moved = True
+        if self._moved:
+            self._follow_needs()
+        if self._swept:
+            self._swept = False
+            self._give_up_leftovers()
+        if self._moved:
+            self._moved = False
+            self.acks.settle()
+        timers = self.context.timers
+        if self._driver_open and not self.membership.superseded:
+            program = self.plan.next(self.context.options.batch)
+            if program is not None:
+                self.context.out.append(program)
+        if (retry := self.plan.retry_at()) is not None:
+            timers.set_once(("retry",), max(retry, self.context.now + 0.01))
+        if (expires := self.objects.expires()) is not None:
+            timers.set_once(("expire",), expires)
+        self.acks.send()
+
+    # -- connection and registration --------------------------------------------------------------------------------
+
+    def _on_started(self, event: Started) -> None:
+        self._at = event.at
+        if self._saved is None:
+            return
+        for item in self._saved.objects:
+            self._accept(item, 0, "", 0, event.at)
+        self._open()
+
+    def _on_connected(self, event: Connected) -> None:
+        context = self.context
+        context.online = True
+        self._moved = True
+        if not event.again:
+            context.out.append(Listen(BEACONS, context.subjects.beacons))
+            self.scopes.join(HOST)
+            return
+        self.acks.resume()
+        self.scopes.pump()
+        if context.epoch:
+            self._beat()
+            self.syncs.soon(context.random() * context.options.sync_spread)
+        elif not self.membership.superseded:
+            context.timers.set_once(("register",), context.now)
+
+    def _on_disconnected(self, event: Disconnected) -> None:
+        self.context.online = False
+
+    def _on_slow(self, event: Slow) -> None:
+        self.context.counters["slow"] += 1
+        self.syncs.soon(self.context.random() * self.context.options.sync_spread)
+
+    def _on_listening(self, event: Listening) -> None:
+        if not self.scopes.listening(event):
+            return
+        if not self.context.epoch:
+            if event.scope == HOST and not self.membership.superseded:
+                self.membership.register()
+            return
+        self.scopes.pull_whole(event.scope)
+
+    def _registered(self, number: int) -> None:
+        """This life has an epoch: open for that number, then learn everything."""
+        if not self._driver_open or self.membership.opened_as != number:
+            self._open()
+        for scope, interest in list(self.scopes.interests.items()):
+            if interest.listening:
+                self.scopes.pull_whole(scope)
+        self._beat()
+        self._changed()
+
+    def _open(self) -> None:
+        """Have the driver made ready, once the host's number is known."""
+        if self.membership.number and not self._opening:
+            self._opening = self.membership.number
+            self._driver_open = False
+            self.context.out.append(Open(self.membership.number))
+
+    def _on_opened(self, event: Opened) -> None:
+        context = self.context
+        number, self._opening = self._opening, 0
+        self._open_error = event.error
+        if event.error:
+            self._open_tries += 1
+            context.trouble("open", f"the data plane cannot be used: {event.error}")
+            wait = context.backoff(self._open_tries, OPEN_FIRST, OPEN_MOST)
+            context.timers.set(("open",), context.now + wait)
+            return
+        context.fine("open", "the data plane works")
+        self._open_tries = 0
+        self.membership.opened_as = number
+        self._driver_open = self._moved = self._swept = True
+        self.plan.opened(event.held)
+        if self.membership.number != number:
+            self._open()
+
+    # -- messages and pages -----------------------------------------------------------------------------------------
+
+    def _on_arrived(self, event: Arrived) -> None:
+        counters = self.context.counters
+        counters["received"] += 1
+        interest = self.scopes.interests.get(event.scope)
+        try:
+            if event.scope == BEACONS:
+                self.syncs.beacon(event.data)
+                return
+            if interest is None:
+                counters["ignored"] += 1
+                return
+            envelope, goal = codec.decode(event.data, Goal)
+        except UnknownVersion as error:
+            counters["unknown_version"] += 1
+            self.context.trouble("version", f"a message cannot be understood: {error}")
+            return
+        except Malformed as error:
+            counters["malformed"] += 1
+            self.context.trouble("malformed", f"a message is malformed: {error}")
+            return
+        if event.scope == HOST and self.context.epoch and envelope.epoch > self.context.epoch:
+            self.membership.supersede(envelope.epoch)
+            return
+        for item in goal.objects:
+            if _belongs(item, event.scope):
+                self._accept(item, self.scopes.generation, goal.author, goal.sent, event.received)
+            else:
+                counters["malformed"] += 1
+        if event.scope[0] == What.NETWORK:
+            interest.tops.take(goal.spans)
+            self.syncs.followed(event.scope)
+
+    def _take_page(self, scope: Scope, page: Page) -> None:
+        for item in page.objects:
+            if _belongs(item, scope):
+                self._accept(item, self.scopes.generation, "", 0, self._at, from_page=True)
+            else:
+                self.context.counters["malformed"] += 1
+
+    def _accept(self, item: Object, gen: int, author: str, sent: int, received: int, from_page: bool = False) -> None:
+        """An object or tombstone came: if it is news, it counts; if it is ours to answer for, an answer is owed."""
+        verdict = self.objects.offer(item, gen, self.context.now, from_page)
+        mine = item if item.key[0] == ObjectKind.PORT and isinstance(item, Port | Gone) else None
+        if verdict is Verdict.FULL:
+            self.context.counters["refused"] += 1
+            self.context.trouble("full", f"more than {self.context.options.objects_max} objects: the rest is refused")
+        elif verdict is Verdict.NEWER:
+            if mine is not None:
+                keys = self._held_as(mine.id) if isinstance(mine, Gone) else ()
+                self.acks.owe(mine, author, sent, received, keys)
+                self.plan.give_up(keys)
+                self._moved = True
+            self.goals.put(item)
+            if isinstance(item, Neighbour):
+                self._want_peer(item)
+            self._changed()
+        elif verdict is Verdict.SAME and mine is not None and not from_page:
+            self.acks.repeat(mine, author, sent, received)
+            self._moved = True
+        else:
+            self.context.counters["ignored"] += 1
+
+    def _held_as(self, id_: bytes) -> tuple[SpecKey, ...]:
+        """Where the kernel has, or should have, this port."""
+        port = self.goals.port(id_)
+        if port is not None:
+            return (("port", port.network, id_),)
+        return tuple(key for key in self.plan.applied if key[0] == "port" and key[2] == id_)
+
+    def _complete(self, scope: Scope, pulling: Pulling) -> None:
+        """The last page came: what the snapshot did not name and nobody sent since is no more (rule S6)."""
+        pull = pulling.pull
+        if pulling.whole and not pull.since:
+            part = pull.part if pull.what == What.BUCKET else None
+            for item in self.objects.sweep(scope, pulling.gen, self.context.now, part):
+                self.context.counters["swept"] += 1
+                self.goals.remove(item)
+                self.acks.forget(item.key)
+                self._changed()
+        if pull.what != What.BUCKET:
+            self.syncs.soon(self.context.options.look_again)
+        if scope[0] == What.NETWORK:
+            self.syncs.followed(scope)
+            self.context.timers.set_once(("peers", scope), self.context.now + self.context.options.gap_after)
+        self._swept = self._moved = True
+
+    # -- peers that neighbours name and nobody described ------------------------------------------------------------
+
+    def _want_peer(self, item: Neighbour) -> None:
+        view = self.goals.networks.get(item.network)
+        if view is not None and item.host not in view.peers and item.host != self.context.options.host:
+            scope: Scope = (What.NETWORK, item.network)
+            self.context.timers.set_once(("peers", scope), self.context.now + self.context.options.gap_after)
+
+    def _ask_peers(self, scope: Scope) -> None:
+        """A page that brings a neighbour brings its peer."""
+        interest, view = self.scopes.interests.get(scope), self.goals.networks.get(scope[1])
+        if interest is None or view is None or not interest.whole:
+            return
+        missing = set(view.missing_peers(self.context.options.host))
+        interest.missing = {host: tries for host, tries in interest.missing.items() if host in missing}
+        for host in sorted(missing)[: self.context.options.pulls_at_once]:
+            interest.missing[host] = interest.missing.get(host, 0) + 1
+            ip = min(view.behind[host])
+            self.scopes.pull(Pull(What.BUCKET, scope[1], bucket(ip), max(view.neighbours[ip].rev - 1, 1)))
+        if missing:
+            tries = max(interest.missing.values())
+            self.context.timers.set(("peers", scope), self.context.now + self.context.backoff(tries, 0.5, 60.0))
+
+    # -- replies, the driver, timers --------------------------------------------------------------------------------
+
+    def _on_answered(self, event: Answered) -> None:
+        self._at = event.at
+        kind = event.tag[0]
+        if kind == "ack":
+            self.acks.answered(event)
+        elif kind == "pull":
+            self.scopes.answered(event)
+        elif kind == "sync":
+            self.syncs.answered(event)
+        else:
+            self.membership.answered(event)
+
+    def _on_programmed(self, event: Programmed) -> None:
+        keys = self.plan.done(event.errors, self.context.now)
+        self.acks.stamp(keys, event.started, event.done)
+        self.context.counters["programmed"] += len(keys)
+        for key in keys:
+            if key in event.errors:
+                self.context.counters["driver_errors"] += 1
+                self.context.trouble("program", f"{key[0]} {key[2].hex()} of {key[1].hex()}: {event.errors[key]}")
+        if keys and not self.plan.failed:
+            self.context.fine("program", "everything could be programmed")
+        self._moved = True
+
+    def _on_woke(self, event: Woke) -> None:
+        self._driver_counters = event.counters
+        while (name := self.context.timers.pop(self.context.now)) is not None:
+            self._timers[cast(str, name[0])](name)
+
+    # -- interest ---------------------------------------------------------------------------------------------------
+
+    def _needs(self, scope: Scope) -> bool:
+        if scope[0] == What.NETWORK:
+            return self.goals.needs_network(scope[1])
+        return scope == HOST or self.goals.needs_group(scope[1])
+
+    def _follow_needs(self) -> None:
+        """Join what ports need, leave what none does any more."""
+        if not self.context.online or HOST not in self.scopes.interests:
+            return
+        for network in list(self.goals.needed_networks()):
+            self.scopes.join((What.NETWORK, network))
+        for group in list(self.goals.needed_groups()):
+            self.scopes.join((What.GROUP, group))
+        linger = self.context.options.linger
+        for scope in [scope for scope in self.scopes.interests if not self._needs(scope)]:
+            if linger:
+                self.context.timers.set_once(("leave", scope), self.context.now + linger)
+            else:
+                self._leave(scope)
+
+    def _leave(self, scope: Scope) -> None:
+        if scope not in self.scopes.interests or self._needs(scope):
+            return
+        self.scopes.leave(scope)
+        for item in self.objects.forget(scope):
+            self.goals.remove(item)
+        if scope[0] == What.NETWORK:
+            self.goals.forget_network(scope[1])
+        self._swept = True
+
+    def _give_up_leftovers(self) -> None:
+        """Of what a former life left in the kernel, let go what surely nobody wants (rule S6)."""
+        interests = self.scopes.interests
+        if not self.plan.leftover or HOST not in interests or not interests[HOST].whole:
+            return
+        judged: dict[bytes, bool] = {}
+        for network in {key[1] for key in self.plan.leftover}:
+            interest = interests.get((What.NETWORK, network))
+            view = self.goals.networks.get(network)
+            waits = view is not None and any(self.goals.waits(port) for port in view.ports.values())
+            known = interest is not None and interest.whole and not waits
+            judged[network] = known or not self.goals.needs_network(network)
+        self.plan.give_up([key for key in self.plan.leftover if judged[key[1]]])
+
+    # -- health and the file ----------------------------------------------------------------------------------------
+
+    def in_sync(self) -> bool:
+        """Everything was received, and the kernel has it."""
+        return bool(
+            self.context.epoch and self._driver_open and self.scopes.in_sync()
+            and not self.plan.waiting() and not self.plan.failed and self.plan.busy is None
+        )  # fmt: skip
+
+    def _beat(self) -> None:
+        counters = {**self.context.counters, **{f"driver_{name}": n for name, n in self._driver_counters.items()}}
+        counters |= {"objects": len(self.objects), "pending": self.plan.waiting(), "unacked": self.acks.waiting()}
+        ports = sum(len(view.ports) for view in self.goals.networks.values())
+        self.membership.beat(self.in_sync(), self.syncs.last, ports, counters, tuple(self._reasons())[:REASONS])
+
+    def _reasons(self) -> Iterable[str]:
+        """Why not all is well."""
+        yield from self.membership.reasons()
+        if self._open_error:
+            yield f"the data plane cannot be used: {self._open_error}"
+        yield from self.syncs.reasons()
+        for scope, interest in self.scopes.interests.items():
+            if interest.denied:
+                yield f"{What(scope[0]).name.lower()} {scope[1].hex()}: {interest.denied}"
+        for key, failure in self.plan.failed.items():
+            yield f"{key[0]} {key[2].hex()}: {failure.text}"
+        for view in self.goals.networks.values():
+            for port in view.ports.values():
+                if why := self.goals.waits(port):
+                    yield f"port {port.id.hex()} {why}"
+
+    def _changed(self) -> None:
+        if not self.membership.superseded:
+            wait = SAVE_AFTER + len(self.objects) / SAVE_OBJECTS
+            self.context.timers.set_once(("save",), self.context.now + wait)
+
+    def _save(self) -> None:
+        """Keep the goal state for the next life (rule N16)."""
+        if self.membership.number and not self.membership.superseded:
+            self.context.out.append(Save(self.saved()))
+
+    def saved(self) -> Saved:
+        """The goal state as it would be kept now."""
+        member = self.membership
+        objects = tuple(self.objects.everything())
+        return Saved(VERSION, self.context.options.host, member.number, member.former, objects)
+
+    def validate(self) -> None:
+        """Invariants, for tests."""
+        self.objects.validate()
+        self.plan.validate()
+        for item in self.objects.everything():
+            assert _belongs(item, scope_of(item.key))
+        for network, view in self.goals.networks.items():
+            for key in [("network", network, b""), *(("port", network, id_) for id_ in view.ports)]:
+                assert self.plan.desired.get(key) == self.goals.spec(key), key
+        if self.context.online and HOST in self.scopes.interests:
+            for network in self.goals.needed_networks():
+                assert (What.NETWORK, network) in self.scopes.interests
+
+
+def _belongs(item: Object, scope: Scope) -> bool:
+    """Whether the object may come in this scope at all."""
+    if isinstance(item, Identity) and not 0 <= item.number < 1 << 16:
+        return False
+    kind = item.kind if isinstance(item, Gone) else item.key[0]
+    return kind in range(ObjectKind.NETWORK, ObjectKind.GROUP + 1) and scope_of(item.key) == scope

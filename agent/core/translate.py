@@ -1,0 +1,324 @@
+"""Goal objects to driver specs: each spec is a function of the objects that exist now, whatever order they came in.
+
+Called by `AgentState`: objects go in by `put` and `remove`, which mark the spec keys that they may change; `spec`
+computes one. Nothing is said of a port until its network, its subnets and its groups are known (rule: fail closed).
+"""
+
+from collections.abc import Iterable
+
+from agent.core.check import flaw
+from agent.core.network import NetworkView
+from planes.data.driver import (
+    MembersSpec,
+    NetworkSpec,
+    PeerSpec,
+    PolicySpec,
+    PortSpec,
+    RemoteSpec,
+    RuleSpec,
+    Spec,
+    SpecKey,
+    SubnetSpec,
+)
+from planes.goalstate.messages import (
+    Gone,
+    Group,
+    Identity,
+    Key,
+    Network,
+    Object,
+    Peer,
+    Port,
+    Subnet,
+)
+from planes.model.addresses import ip_int, ip_text
+
+IPV4 = 4
+
+
+class Goals:
+    """What this host should look like, by network."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self.networks: dict[bytes, NetworkView] = {}
+        self.groups: dict[bytes, Group] = {}
+        #: group → networks with local ports that use it
+        self._users: dict[bytes, set[bytes]] = {}
+        #: network → groups that rules of local ports name as remote
+        self._remote: dict[bytes, set[bytes]] = {}
+        #: port id → network
+        self._where: dict[bytes, bytes] = {}
+        #: objects that make no sense, and why
+        self.flaws: dict[Key, str] = {}
+        #: spec keys to be computed again
+        self.dirty: set[SpecKey] = set()
+        #: networks whose set of local identities or rules changed
+        self._stale: set[bytes] = set()
+
+    # -- what is needed ---------------------------------------------------------------------------------------------
+
+    def needed_networks(self) -> Iterable[bytes]:
+        return (id_ for id_, view in self.networks.items() if view.ports)
+
+    def needs_network(self, network: bytes) -> bool:
+        view = self.networks.get(network)
+        return view is not None and bool(view.ports)
+
+    def needed_groups(self) -> Iterable[bytes]:
+        return self._users.keys()
+
+    def needs_group(self, group: bytes) -> bool:
+        return group in self._users
+
+    def port(self, id_: bytes) -> Port | None:
+        network = self._where.get(id_)
+        return self.networks[network].ports.get(id_) if network is not None else None
+
+    # -- objects in -------------------------------------------------------------------------------------------------
+
+    def put(self, item: Object) -> None:
+        """An object is there, or has a new revision; a tombstone removes."""
+        self.remove(item)
+        if isinstance(item, Gone):
+            return
+        if reason := flaw(item):
+            self.flaws[item.key] = reason
+        elif isinstance(item, Group):
+            self.groups[item.id] = item
+        elif isinstance(item, Port):
+            self._where[item.id] = item.network
+            self._view(item.network).add_port(item)
+            self._touch_port(item)
+        elif isinstance(item, Network):
+            self._view(item.id).network = item
+        elif isinstance(item, Subnet):
+            self._view(item.network).subnets[item.id] = item
+        elif isinstance(item, Identity):
+            self._view(item.network).add_identity(item)
+            self._touch_identity(item)
+        elif isinstance(item, Peer):
+            self._view(item.network).add_peer(item)
+            self._touch_peer(item)
+        else:
+            self._view(item.network).add_neighbour(item)
+
+    def remove(self, item: Object) -> None:
+        """Whatever has this object's key is not there any more; marks what depends on it."""
+        kind, scope, id_ = item.key
+        self.flaws.pop(item.key, None)
+        if kind == 6:
+            self._remove_port(id_)
+            return
+        if kind == 7:
+            self.groups.pop(id_, None)
+            self._touch_group(id_)
+            return
+        view = self.networks.get(scope)
+        if kind == 5:
+            self.dirty.add(("remote", scope, id_))
+        elif kind in (1, 2):
+            self.dirty.add(("network", scope, b""))
+        if view is None:
+            return
+        if kind == 1:
+            view.network = None
+            self._touch_all(scope)
+        elif kind == 2:
+            view.subnets.pop(id_, None)
+            self.dirty.update(("port", scope, port) for port in view.ports)
+        elif kind == 3:
+            if (identity := view.remove_identity(int.from_bytes(id_, "big"))) is not None:
+                self._touch_identity(identity)
+        elif kind == 4:
+            if (peer := view.remove_peer(id_.decode(errors="replace"))) is not None:
+                self._touch_peer(peer)
+        else:
+            view.remove_neighbour(id_)
+
+    def forget_network(self, network: bytes) -> None:
+        """Nobody here needs the network any more."""
+        self._touch_all(network)
+        view = self.networks.get(network)
+        if view is not None and not view.ports:
+            del self.networks[network]
+
+    def _view(self, network: bytes) -> NetworkView:
+        return self.networks.setdefault(network, NetworkView())
+
+    def _remove_port(self, id_: bytes) -> None:
+        network = self._where.pop(id_, None)
+        if network is None:
+            return
+        port = self.networks[network].remove_port(id_)
+        assert port is not None
+        self._touch_port(port)
+
+    # -- what depends on what ---------------------------------------------------------------------------------------
+
+    def _touch_port(self, port: Port) -> None:
+        network = port.network
+        view = self.networks[network]
+        self.dirty.add(("port", network, port.id))
+        self.dirty.update(("remote", network, ip) for ip in port.ips)
+        if len(view.ports) <= 1:  # the first, or there was one until now
+            self._touch_all(network)
+        users = view.users.get(port.identity)
+        if port.security and (not users or users == {port.id}):
+            self.dirty.add(_policy_key(network, port.identity))
+            self._stale.add(network)
+
+    def _touch_identity(self, item: Identity) -> None:
+        self.dirty.update(("members", item.network, group) for group in item.groups)
+
+    def _touch_peer(self, item: Peer) -> None:
+        self.dirty.add(("peer", item.network, item.mac))
+        behind = self.networks[item.network].behind.get(item.host, ())
+        self.dirty.update(("remote", item.network, ip) for ip in behind)
+
+    def _touch_group(self, group: bytes) -> None:
+        for network in self._users.get(group, ()):
+            view = self.networks[network]
+            for identity, ports in view.users.items():
+                if group in (view.groups_of(identity) or ()):
+                    self.dirty.add(_policy_key(network, identity))
+                    self.dirty.update(("port", network, id_) for id_ in ports)
+            self._stale.add(network)
+
+    def _touch_all(self, network: bytes) -> None:
+        view = self.networks.get(network)
+        if view is None:
+            return
+        self.dirty.add(("network", network, b""))
+        self.dirty.update(("port", network, id_) for id_ in view.ports)
+        self.dirty.update(("remote", network, ip) for ip in view.neighbours)
+        self.dirty.update(("peer", network, mac) for mac in view.at)
+        self.dirty.update(_policy_key(network, identity) for identity in view.users)
+        self._stale.add(network)
+
+    def settle(self) -> None:
+        """Bring the indexes of groups up to date; before `dirty` is worked off."""
+        stale, self._stale = self._stale, set()
+        for network in stale:
+            view = self.networks.get(network)
+            used = view.used_groups if view is not None else set()
+            for group, users in list(self._users.items()):
+                if network in users and group not in used:
+                    users.discard(network)
+                    if not users:
+                        del self._users[group]
+            for group in used:
+                self._users.setdefault(group, set()).add(network)
+            remote = {
+                rule.remote_group
+                for group in used
+                if group in self.groups
+                for rule in self.groups[group].rules
+                if rule.remote_group and rule.ethertype == IPV4
+            }
+            before = self._remote.pop(network, set())
+            if remote:
+                self._remote[network] = remote
+            self.dirty.update(("members", network, group) for group in remote ^ before)
+
+    # -- specs out --------------------------------------------------------------------------------------------------
+
+    def spec(self, key: SpecKey) -> Spec | None:
+        """What the driver should hold under this key; None: nothing, or not yet."""
+        kind, network, what = key
+        view = self.networks.get(network)
+        if view is None or not view.ports or view.network is None:
+            return None
+        if kind == "network":
+            return _network_spec(view.network, view)
+        if kind == "members":
+            if what not in self._remote.get(network, ()):
+                return None
+            return MembersSpec(network, what, frozenset(view.carriers.get(what, ())))
+        if kind == "policy":
+            return self._policy_spec(network, view, int.from_bytes(what, "big"))
+        if kind == "port":
+            return self._port_spec(view, view.ports.get(what))
+        if kind == "peer":
+            host = view.at.get(what)
+            return PeerSpec(network, what, view.peers[host].vtep) if host and host != self._host else None
+        return self._remote_spec(network, view, what)
+
+    def _policy_spec(self, network: bytes, view: NetworkView, identity: int) -> PolicySpec | None:
+        groups = view.groups_of(identity)
+        if groups is None or any(group not in self.groups for group in groups):
+            return None
+        rules = {
+            RuleSpec(
+                rule.egress,
+                rule.protocol,
+                rule.port_min,
+                rule.port_max,
+                rule.remote_group,
+                rule.remote_first,
+                rule.remote_prefix,
+            )
+            for group in groups
+            for rule in self.groups[group].rules
+            if rule.ethertype == IPV4
+        }
+        return PolicySpec(network, identity, tuple(sorted(rules)))
+
+    def _port_spec(self, view: NetworkView, port: Port | None) -> PortSpec | None:
+        if port is None or self.waits(port):
+            return None
+        return PortSpec(
+            port.network,
+            port.id,
+            port.mac,
+            tuple(ip for ip in port.ips if len(ip) == IPV4),
+            port.identity if port.security else 0,
+            port.admin_up,
+            port.security,
+            tuple(pair for pair in port.pairs if len(pair[0]) == IPV4),
+        )
+
+    def _remote_spec(self, network: bytes, view: NetworkView, ip: bytes) -> RemoteSpec | None:
+        item = view.neighbours.get(ip)
+        if item is None or item.host == self._host or ip in view.local or len(ip) != IPV4:
+            return None
+        peer = view.peers.get(item.host)
+        return RemoteSpec(network, ip, peer.mac) if peer is not None else None
+
+    def waits(self, port: Port) -> str:
+        """Why a port cannot be programmed yet, in words; empty when it can."""
+        view = self.networks[port.network]
+        if view.network is None:
+            return "waits for its network"
+        for ip in port.ips:
+            if len(ip) == IPV4 and not any(_inside(ip, subnet) for subnet in view.subnets.values()):
+                return f"waits for the subnet of {ip_text(ip)}"
+        if port.security and any(group not in self.groups for group in port.groups):
+            return "waits for its security groups"
+        return ""
+
+    def needs(self, port: Port) -> list[SpecKey]:
+        """What must be in the kernel before the port is what it should be: itself last."""
+        keys: list[SpecKey] = [("network", port.network, b"")]
+        if port.security:
+            groups = [self.groups[group] for group in port.groups if group in self.groups]
+            remote = {rule.remote_group for group in groups for rule in group.rules if rule.remote_group}
+            keys += [("members", port.network, group) for group in remote]
+            keys.append(_policy_key(port.network, port.identity))
+        keys.append(("port", port.network, port.id))
+        return keys
+
+
+def _policy_key(network: bytes, identity: int) -> SpecKey:
+    return ("policy", network, identity.to_bytes(2, "big"))
+
+
+def _network_spec(network: Network, view: NetworkView) -> NetworkSpec:
+    subnets = sorted(
+        (item.first, item.prefix, item.gateway) for item in view.subnets.values() if len(item.first) == IPV4
+    )
+    return NetworkSpec(network.id, network.vni, network.mtu, tuple(SubnetSpec(*each) for each in subnets))
+
+
+def _inside(ip: bytes, subnet: Subnet) -> bool:
+    return len(subnet.first) == IPV4 and (ip_int(ip) ^ ip_int(subnet.first)) >> (32 - subnet.prefix) == 0

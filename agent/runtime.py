@@ -1,0 +1,217 @@
+"""The agent's shell: does what `AgentState` decides, and tells it what came of it.
+
+Made by `agent.main` and by tests, which choose bus, driver and clock. It decides nothing. Messages are handed in as
+they are read; the driver works in a task of its own, so that reading, beats and acks go on meanwhile.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from agent.core import events
+from agent.core.events import BEACONS, Event, Scope
+from agent.core.instructions import Instruction, Listen, Open, Program, Request, Save, Saved, Say, Unlisten
+from agent.core.state import AgentState
+from planes.bus import protocol as bus_protocol
+from planes.bus.protocol import Bus, BusError, Incoming, Subscription
+from planes.data.driver import Driver
+from planes.model.addresses import vtep_mac
+
+log = logging.getLogger(__name__)
+
+
+class Keeper(Protocol):
+    """Where the goal state is kept."""
+
+    def save(self, saved: Saved) -> None: ...
+
+
+class Agent:
+    """One host's agent. `now_us`: wall clock in µs."""
+
+    def __init__(
+        self,
+        state: AgentState,
+        bus: Bus,
+        driver: Driver,
+        vtep: bytes,
+        now_us: Callable[[], int],
+        keeper: Keeper | None = None,
+    ) -> None:
+        self.state = state
+        self._bus = bus
+        self._driver = driver
+        self._vtep = vtep
+        self._now_us = now_us
+        self._keeper = keeper
+        self._is_open = False
+        self._subscriptions: dict[Scope, Subscription] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._to_save: Saved | None = None
+        self._saving = False
+        self._closed = False
+        self.bugs = 0
+        self._do: dict[type, Callable[[Any], None]] = {
+            Listen: lambda it: self._spawn(self._listen(it)),
+            Unlisten: lambda it: self._spawn(self._unlisten(it)),
+            Request: lambda it: self._spawn(self._request(it)),
+            Open: lambda it: self._spawn(self._open(it)),
+            Program: lambda it: self._spawn(self._program(it)),
+            Save: self._save,
+            Say: _say,
+        }
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Apply what is kept, then connect and take part, for ever; returns at once."""
+        self._loop = asyncio.get_running_loop()
+        self._bus.listen(self._on_bus)
+        self._feed(events.Started(self._now_us()))
+        self._spawn(self._bus.connect())
+
+    async def close(self) -> None:
+        """Stop. The kernel stays as it is, and packets keep flowing."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._keeper is not None and self.state.membership.number and not self.state.membership.superseded:
+            await self._write(self.state.saved())
+        await self._bus.close()
+        if self._is_open:
+            await self._driver.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.bugs += 1
+            log.error("an unexpected failure in the agent", exc_info=error)
+
+    # -- events in, instructions out --------------------------------------------------------------------------------
+
+    def _feed(self, event: Event) -> None:
+        if self._closed:
+            return
+        try:
+            instructions: list[Instruction] = self.state.handle(event, self._loop.time())
+        except Exception:
+            self.bugs += 1
+            log.exception("the agent cannot handle %s; before it: %s", type(event).__name__, self.state.story()[-20:])
+            return
+        for instruction in instructions:
+            self._do[type(instruction)](instruction)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Wake when the state wants to be woken."""
+        due = self.state.due()
+        if self._timer is not None:
+            if due is not None and self._timer.when() == due and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._wake) if due is not None else None
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._feed(events.Woke(self._driver.counters() if self._is_open else {}))
+
+    def _on_bus(self, event: bus_protocol.Event) -> None:
+        if event.name == "connected":
+            self._feed(events.Connected(again=False))
+        elif event.name == "reconnected":
+            self._feed(events.Connected(again=True))
+        elif event.name == "disconnected":
+            self._feed(events.Disconnected())
+        elif event.name == "slow":
+            self._feed(events.Slow())
+
+    # -- instructions -----------------------------------------------------------------------------------------------
+
+    async def _listen(self, instruction: Listen) -> None:
+        scope = instruction.scope
+
+        def arrived(message: Incoming) -> None:
+            self._feed(events.Arrived(scope, message.data, self._now_us()))
+
+        try:
+            if scope not in self._subscriptions:
+                self._subscriptions[scope] = await self._bus.subscribe(instruction.subject, arrived)
+            await self._bus.flush()
+        except BusError as error:
+            self._feed(events.Listening(scope, str(error) or "no answer"))
+            return
+        if scope != BEACONS and scope not in self.state.scopes.interests:
+            await self._unlisten(Unlisten(scope))  # left while we were asking
+            return
+        self._feed(events.Listening(scope))
+
+    async def _unlisten(self, instruction: Unlisten) -> None:
+        subscription = self._subscriptions.pop(instruction.scope, None)
+        if subscription is not None:
+            await subscription.unsubscribe()
+
+    async def _request(self, instruction: Request) -> None:
+        try:
+            data: bytes | None = await self._bus.request(instruction.subject, instruction.data, instruction.timeout)
+        except BusError:
+            data = None
+        self._feed(events.Answered(instruction.tag, data, self._now_us()))
+
+    async def _open(self, instruction: Open) -> None:
+        try:
+            if self._is_open:
+                self._is_open = False
+                await self._driver.close()
+            await self._driver.open(self._vtep, vtep_mac(instruction.number))
+            self._is_open = True
+            held = await self._driver.held()
+        except Exception as error:
+            self._feed(events.Opened(frozenset(), str(error) or type(error).__name__))
+            return
+        self._feed(events.Opened(held))
+
+    async def _program(self, instruction: Program) -> None:
+        started = self._now_us()
+        try:
+            errors = dict(await self._driver.apply(instruction.puts, instruction.drops))
+        except Exception as error:  # a driver does not raise; one that does must not stop the agent
+            log.exception("the driver failed")
+            keys = [*(spec.key for spec in instruction.puts), *instruction.drops]
+            errors = dict.fromkeys(keys, f"driver: {error!r}")
+        self._feed(events.Programmed(errors, started, self._now_us()))
+
+    def _save(self, instruction: Save) -> None:
+        self._to_save = instruction.state
+        if self._keeper is not None and not self._saving:
+            self._spawn(self._write_latest())
+
+    async def _write_latest(self) -> None:
+        self._saving = True
+        try:
+            while self._to_save is not None:
+                saved, self._to_save = self._to_save, None
+                await self._write(saved)
+        finally:
+            self._saving = False
+
+    async def _write(self, saved: Saved) -> None:
+        assert self._keeper is not None
+        try:
+            await asyncio.to_thread(self._keeper.save, saved)
+        except OSError as error:
+            log.warning("the goal state cannot be kept: %s", error)
+
+
+def _say(instruction: Say) -> None:
+    log.log(logging.getLevelNamesMapping()[instruction.level.upper()], "%s", instruction.text)

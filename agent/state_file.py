@@ -1,0 +1,49 @@
+"""The last goal state of this host, in a file (rule N16): what an agent applies before it has spoken to anybody.
+
+Called by the runtime, in a thread, at most about once a second. The file is replaced whole or not at all; one that
+cannot be read is as good as none.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from agent.core.instructions import Saved
+from planes.goalstate.messages import VERSION
+
+log = logging.getLogger(__name__)
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Saved).decode
+
+
+class StateFile:
+    """One file of one host in a directory that belongs to the agent."""
+
+    def __init__(self, directory: str, host: str) -> None:
+        self.path = Path(directory) / f"{host}.goal"
+        self._host = host
+
+    def load(self) -> Saved | None:
+        """What was kept; None when there is nothing that fits."""
+        try:
+            saved = _decode(self.path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+            log.warning("%s cannot be read, starting without it: %s", self.path, error)
+            return None
+        if saved.version != VERSION or saved.host != self._host:
+            log.warning("%s is of another host or version, starting without it", self.path)
+            return None
+        return saved
+
+    def save(self, saved: Saved) -> None:
+        """Replace the file. Raises OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        beside = self.path.with_suffix(".new")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_encode(saved))
+        beside.replace(self.path)
