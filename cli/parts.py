@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import structs
 
 from cli.errors import Failure
-from observability.logs import configure
+from observability.logs import set_up
 from planes.model.settings import Loaded, Settings, masked
 
 
@@ -46,7 +46,7 @@ def agent(loaded: Loaded) -> None:
     from agent.config import AgentConfig
     from agent.main import main
 
-    configure(settings.log_format, settings.log_level)
+    set_up(settings.log_format, settings.log_level)
     main(
         AgentConfig(
             host=settings.host or socket.gethostname(),
