@@ -121,9 +121,12 @@ class Hosts:
         return pulse is not None and self._monotonic() - pulse.heard < self._dead_after
 
     def dead(self, name: str) -> bool:
-        """Surely silent: this instance has listened long enough and heard nothing, or the host is fenced already."""
+        """Surely silent: unknown, fenced already, or this instance has listened long enough and heard nothing.
+
+        A guess, from what this instance knows; `fence` makes sure.
+        """
         row = self._rows.get(name)
-        if row is not None and row.state != HostState.UP:
+        if row is None or row.state != HostState.UP:
             return True
         return not self.alive(name) and self._monotonic() - self._listening_since >= self._dead_after
 

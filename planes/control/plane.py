@@ -25,6 +25,7 @@ from planes.control.snapshots import Snapshots
 from planes.goalstate import codec
 from planes.goalstate.messages import Ack, Beacon, Beat, Ok, Page, Pull, Register, Registered, Sync, Synced
 from planes.goalstate.subjects import Subjects, token
+from planes.model.enums import Kind
 from planes.model.errors import AlcorError
 from planes.store.partitions import Partitions
 from planes.store.protocol import Store, StoreError
@@ -48,7 +49,6 @@ class ControlConfig(msgspec.Struct, frozen=True):
     echo_every: float = 5.0
     hosts_every: float = 10.0
     vni_quarantine: float = 600.0
-    quotas: dict[str, int] = {}
 
 
 class ControlPlane:
@@ -78,7 +78,7 @@ class ControlPlane:
         self.ground = Ground(self.partitions, self.publisher)
         self.hosts.ground = self.ground
         self.changes = Changes(store, finished)
-        self.releases = Releases(store, self.ground, self.slots, now, config.quotas.get("port", -1))
+        self.releases = Releases(store, self.ground, self.slots, now, quotas(Kind.PORT)[1])
         self.acks = Acks(store, self.ground, self.publisher, self.releases, self.changes, now)
         self.snapshots = Snapshots(store, self.ground, self.hosts)
         self.feed = Feed(store, self.instance, now, int(config.echo_after * 1e6))

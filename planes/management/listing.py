@@ -157,7 +157,7 @@ def _sorted(views: Sequence[Any], sort: Sequence[tuple[str, bool]]) -> list[Any]
     ordered = sorted(views, key=_id)
     for key, descending in reversed(sort):
         name = known[key].name
-        ordered.sort(key=lambda view: _sortable(getattr(view, name)), reverse=descending)  # noqa: B023 used at once
+        ordered.sort(key=lambda view: _sortable(getattr(view, name)), reverse=descending)
     return ordered
 
 

@@ -1,5 +1,8 @@
 """Creating ports: claims first, then one conditional batch per port, then publication (docs/store.md, order of writes).
 
+Called by `ports`. Before the commit nothing is visible; after it nothing is undone, but a bulk request is all or none.
+A crash between any two writes is undone or finished by the echo.
+"""
 
 import asyncio
 import secrets

@@ -322,7 +322,7 @@ class Partitions:
                     desk.view = None
                     return False
             except StoreError:
-                await asyncio.sleep(self._rng.uniform(0.01, 0.05 * 2**attempt))
+                await asyncio.sleep(self._rng.uniform(0.005, 0.01 * 2**attempt))
         raise Busy("The outcome of a change could not be learned; the echo will settle it.")
 
     def _merge(self, desk: _Desk, edits: dict[tuple[int, bytes], Body | None], statics: dict[str, Value]) -> None:
