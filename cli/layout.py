@@ -27,6 +27,7 @@ class Description(Struct, frozen=True):
     tag: str
     hosts: tuple[str, ...]
     pid: int
+    pids: dict[str, int]
 
 
 class Layout:

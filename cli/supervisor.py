@@ -40,10 +40,11 @@ class Part(Struct, frozen=True):
 
 
 class Supervisor:
-    """One keeper task per part. `tell` gets a sentence whenever a part died."""
+    """One keeper task per part. `tell` gets a sentence whenever a part died; `back` is called when it runs again."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], back: Callable[[], None] = lambda: None) -> None:
         self._tell = tell
+        self._back = back
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._stages: dict[str, int] = {}
@@ -89,6 +90,7 @@ class Supervisor:
                 delay = min(delay * 2, LAST_DELAY)
                 try:
                     process = await self._spawn(part)
+                    self._back()
                     break
                 except OSError as error:
                     self._tell(f"{part.name} cannot be started: {error}")

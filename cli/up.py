@@ -117,15 +117,19 @@ async def running(
         for path in layout.data.glob(f"{layout.database.name}*"):
             path.unlink()
     shutil.rmtree(layout.data / "hosts", ignore_errors=True)  # these kernels are empty, as after a reboot
-    supervisor = Supervisor(say)
     async with underlay(layout, names) as wires:
         api = f"http://127.0.0.1:{settings.api_port}"
         nats = f"nats://{wires.machine}:{_free_port(wires.machine, NATS_PORT)}"
+
+        def describe() -> None:
+            layout.describe(Description(api, nats, layout.tag, names, os.getpid(), supervisor.pids))
+
+        supervisor = Supervisor(say, describe)
         try:
             for part in _parts(layout, settings, store, nats, wires):
                 await supervisor.start(part)
             await _ready(api, names, supervisor, layout)
-            layout.describe(Description(api, nats, layout.tag, names, os.getpid()))
+            describe()
             yield Cloud(layout, settings, api, nats, names, supervisor)
         finally:
             layout.description.unlink(missing_ok=True)
