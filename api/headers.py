@@ -1,0 +1,57 @@
+"""What a request's headers say: who asks, which revision is meant, how long to wait, which trace it belongs to. Pure."""
+
+import re
+from collections.abc import Iterable
+
+from planes.model.errors import Invalid
+
+DEFAULT_PROJECT = "demo"
+_PROJECT = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_IF_MATCH = re.compile(r'"?revision_number=(\d{1,16})"?')
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?=$|[,;\s])")
+_WANTED = {
+    b"x-project-id": "project",
+    b"x-roles": "roles",
+    b"traceparent": "traceparent",
+    b"if-match": "if_match",
+    b"prefer": "prefer",
+}
+
+
+def read(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers that matter here, by short name; of a repeated one the last counts."""
+    return {_WANTED[name]: value.decode("latin-1") for name, value in raw if name in _WANTED}
+
+
+def check_project(value: str, field: str) -> str:
+    """A project's name or id; it becomes part of keys, so its characters are few. Raises Invalid that names `field`."""
+    if not _PROJECT.fullmatch(value):
+        raise Invalid(f"Invalid input for {field}. Reason: '{value:.80}' is not a valid project.", "HTTPBadRequest")
+    return value
+
+
+def project(headers: dict[str, str]) -> str:
+    return check_project(headers.get("project") or DEFAULT_PROJECT, "X-Project-Id")
+
+
+def is_admin(headers: dict[str, str]) -> bool:
+    roles = headers.get("roles")
+    return roles is not None and "admin" in (role.strip() for role in roles.split(","))
+
+
+def if_match(headers: dict[str, str]) -> int | None:
+    """The revision of `If-Match: revision_number=N`."""
+    value = headers.get("if_match")
+    if value is None:
+        return None
+    found = _IF_MATCH.fullmatch(value.strip())
+    if found is None:
+        raise Invalid("Invalid input for If-Match. Reason: 'revision_number=N' is expected.", "HTTPBadRequest")
+    return int(found[1])
+
+
+def wait(headers: dict[str, str], longest: float) -> int:
+    """Seconds of `Prefer: wait=N`, at most `longest`; 0 when not asked. What is not understood is ignored (RFC 7240)."""
+    value = headers.get("prefer")
+    found = _WAIT.search(value) if value else None
+    return min(int(found[1]), int(longest)) if found else 0

@@ -1,0 +1,158 @@
+"""The REST edge as an application: every route, and how errors look. Chooses no adapter; `api.app` hands it a cloud."""
+
+from litestar import Litestar, Response, get
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, ExceptionHandlersMap
+
+from api import discovery, openapi
+from api.answers import TEXT, Answer, encode, problem
+from api.collections import COLLECTIONS
+from api.edge import AnyRequest, Call, Edge, framework_problem
+from api.handlers import routes
+from api.metrics import Meter
+from observability.latency import Latency
+from observability.stages import Change
+from observability.tracing import Observer
+from planes.management.services import Cloud
+from planes.model.errors import NotFound
+from planes.model.settings import Settings
+
+DEFAULTS = Settings()
+
+
+def create_app(
+    cloud: Cloud,
+    settings: Settings = DEFAULTS,
+    observer: Observer | None = None,
+    meter: Meter | None = None,
+) -> Litestar:
+    """The application. `settings` gives bounds and the trace ratio; what is not given measures for itself."""
+    observer = observer or Observer(Latency())
+    edge = Edge(cloud, settings, observer, meter or Meter(observer.latency))
+    handlers = [handler for collection in COLLECTIONS for handler in routes(edge, collection)]
+    return Litestar(
+        route_handlers=[*handlers, *_discovery(edge), *_alcor(edge), *_process(edge)],
+        exception_handlers=_errors(edge),
+        request_max_body_size=settings.body_max,
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _errors(edge: Edge) -> ExceptionHandlersMap:
+    """Answers to what fails outside a handler: unknown paths, wrong methods, and whatever nobody thought of."""
+
+    def refused(request: AnyRequest, error: HTTPException) -> Response[bytes]:
+        return framed(request, framework_problem(error, Change().id))
+
+    def broken(request: AnyRequest, error: Exception) -> Response[bytes]:
+        return framed(request, edge.broken(error, Change(request.scope["path"])))
+
+    def framed(request: AnyRequest, answer: Answer) -> Response[bytes]:
+        edge.meter.count(_method(request), "", answer.status, 0)
+        headers = {name.decode(): value.decode() for name, value in answer.headers if name != b"content-length"}
+        return Response(answer.body, status_code=answer.status, headers=headers)
+
+    return {HTTPException: refused, Exception: broken}
+
+
+def _method(request: AnyRequest) -> str:
+    """The method as a label: a client may invent others."""
+    method = request.scope["method"]
+    return method if method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH") else "other"
+
+
+def _base(call: Call) -> str:
+    return str(call.request.base_url).rstrip("/")
+
+
+def _discovery(edge: Edge) -> list[HTTPRouteHandler]:
+    async def versions(call: Call) -> Answer:
+        return Answer(encode({"versions": discovery.versions(_base(call))}), call.id)
+
+    async def resources(call: Call) -> Answer:
+        return Answer(encode({"resources": discovery.resources(_base(call))}), call.id)
+
+    async def extensions(call: Call) -> Answer:
+        return Answer(encode({"extensions": discovery.extensions()}), call.id)
+
+    async def extension(call: Call) -> Answer:
+        alias = call.request.path_params["alias"].removesuffix(".json")
+        if (found := discovery.extension(alias)) is None:
+            raise NotFound(f"Extension with alias {alias:.80} does not exist", "ExtensionNotFound")
+        return Answer(encode({"extension": found}), call.id)
+
+    @get("/")
+    async def root(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/", "list versions", versions)
+
+    @get("/v2.0")
+    async def version(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/v2.0", "list resources", resources)
+
+    @get(["/v2.0/extensions", "/v2.0/extensions.json"])
+    async def all_extensions(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/v2.0/extensions", "list extensions", extensions)
+
+    @get("/v2.0/extensions/{alias:str}")
+    async def one_extension(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/v2.0/extensions/{alias}", "show extension", extension)
+
+    return [root, version, all_extensions, one_extension]
+
+
+def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
+    async def change(call: Call) -> Answer:
+        view = await edge.cloud.traces.change(call.who, call.request.path_params["key"])
+        return Answer(encode({"change": view}), call.id)
+
+    async def latency(call: Call) -> Answer:
+        return Answer(encode(edge.cloud.traces.latency()), call.id)
+
+    @get("/v2.0/alcor/changes/{key:str}")
+    async def one_change(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/v2.0/alcor/changes/{key}", "show change", change)
+
+    @get("/v2.0/alcor/latency")
+    async def latencies(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/v2.0/alcor/latency", "show latency", latency)
+
+    return [one_change, latencies]
+
+
+def _process(edge: Edge) -> list[HTTPRouteHandler]:
+    document = openapi.document()
+
+    async def schema(call: Call) -> Answer:
+        return Answer(document, call.id)
+
+    async def alive(call: Call) -> Answer:
+        return Answer(b'{"status":"alive"}', call.id)
+
+    async def ready(call: Call) -> Answer:
+        if reasons := await edge.cloud.health.ready():
+            return problem(503, "ServiceUnavailable", " ".join(reasons), call.id, [(b"retry-after", b"1")])
+        return Answer(b'{"status":"ready"}', call.id)
+
+    async def metrics(call: Call) -> Answer:
+        return Answer(edge.meter.text().encode(), call.id, kind=TEXT)
+
+    @get(["/schema", "/schema/openapi.json"])
+    async def show_schema(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/schema", "show schema", schema)
+
+    @get("/healthz")
+    async def healthz(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/healthz", "show health", alive)
+
+    @get("/readyz")
+    async def readyz(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/readyz", "show readiness", ready)
+
+    @get("/metrics")
+    async def show_metrics(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/metrics", "show metrics", metrics)
+
+    return [show_schema, healthz, readyz, show_metrics]
