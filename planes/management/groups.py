@@ -55,11 +55,11 @@ class Groups:
         return [_view(row, rules) for row, rules in made]
 
     async def _create(
-        self, project: str, wanted: GroupCreate, change: bytes, rules: RuleMaker
+        self, project: str, wanted: GroupCreate, change: bytes, rules: RuleMaker, given: Id | None = None
     ) -> tuple[Group, list[Rule]]:
         c = self._c
-        home = secrets.randbits(HOME_BITS)
-        id_ = c.new_id(home)
+        id_ = given or c.new_id(secrets.randbits(HOME_BITS))
+        home = home_of(id_)
         index: list[Index] = [c.project_index(Kind.GROUP, id_, project)]
         entry = Entry(Kind.GROUP, (id_,), True, project=project, index=tuple((t.name, p, k) for t, p, k in index))
         await c.announce(id_, entry, puts(index, c.now()))
@@ -69,6 +69,9 @@ class Groups:
         def apply(draft: Draft, rev: int) -> tuple[Group, list[Rule]]:
             if draft.get(Kind.VOID, id_) is not None:
                 raise Conflict("The request took too long and was undone; send it again.", "RetryRequest")
+            present: Group | None = draft.get(Kind.GROUP)
+            if present is not None:
+                return present, [rule for _, rule in draft.all(Kind.RULE)]
             row = Group(id_, project, wanted.name, wanted.description, wanted.stateful, rev, rev, rev, change)
             made = rules(rule_ids, id_, project, rev)
             draft.put(Kind.GROUP, b"", row)
@@ -80,29 +83,30 @@ class Groups:
         return (await c.ground.change_group(id_, home, apply)).value
 
     async def default(self, project: str) -> Id:
-        """The project's default group, made at first need: egress any, ingress from itself."""
+        """The project's default group, made at first need: egress any, ingress from itself.
+
+        The project's partition says which id it has before the group is made, so that many who need it make one.
+        """
         if project in self._defaults:
             return self._defaults[project]
-        c = self._c
-        view = await c.plane.partitions.view(PROJECTS, (project,), fresh=True)
-        mark: Mark | None = view.get(Kind.DEFAULT_GROUP)
-        if mark is None:
+        c, candidate = self._c, self._c.new_id(secrets.randbits(HOME_BITS))
+
+        def apply(draft: Draft, rev: int) -> Id:
+            present: Mark | None = draft.get(Kind.DEFAULT_GROUP)
+            if present is None:
+                draft.put(Kind.DEFAULT_GROUP, b"", Mark(candidate, rev))
+            return Id(present.value) if present else candidate
+
+        id_ = (await c.plane.partitions.change(PROJECTS, (project,), apply)).value
+        if (await c.plane.partitions.view(GROUPS, (home_of(id_),), fresh=True)).get(Kind.GROUP) is None:
             wanted = GroupCreate(name=DEFAULT, description="Default security group")
-            row, _ = await self._create(project, wanted, b"", _egress_any_ingress_self)
-
-            def apply(draft: Draft, rev: int) -> Mark:
-                present: Mark | None = draft.get(Kind.DEFAULT_GROUP)
-                if present is not None:
-                    return present
-                mine = Mark(row.id, rev)
-                draft.put(Kind.DEFAULT_GROUP, b"", mine)
-                return mine
-
-            mark = (await c.plane.partitions.change(PROJECTS, (project,), apply)).value
-            if mark.value != row.id:
-                await self._delete(row)
-        self._defaults[project] = Id(mark.value)
-        return Id(mark.value)
+            try:
+                await self._create(project, wanted, b"", _egress_any_ingress_self, id_)
+            except Conflict:
+                await c.plane.partitions.change(PROJECTS, (project,), _forget_default(id_))
+                raise
+        self._defaults[project] = id_
+        return id_
 
     async def find(self, who: Caller, id: str, *, fresh: bool = True) -> tuple[Group, View]:
         """The group and its partition; raises SecurityGroupNotFound."""

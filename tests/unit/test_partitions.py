@@ -9,7 +9,7 @@ import pytest
 from observability.stages import now_us
 from planes.model.enums import Kind
 from planes.model.errors import Conflict, Unavailable
-from planes.store.partitions import BATCH, Draft, Partitions
+from planes.store.partitions import BATCH, Apply, Draft, Partitions
 from planes.store.protocol import Batch, Partition, UnknownOutcome, Values, Write
 from planes.store.rows import Mark
 from planes.store.schema import NETWORKS, Table
@@ -74,7 +74,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Shaky]:
     await inner.close()
 
 
-def put(key: bytes, value: bytes = b"") -> "object":
+def put(key: bytes, value: bytes = b"") -> Apply[int]:
     def apply(draft: Draft, rev: int) -> int:
         draft.put(Kind.BUCKET, key, Mark(value, rev))
         return rev
@@ -90,7 +90,7 @@ async def rows(store: Shaky) -> dict[bytes, int]:
 async def test_concurrent_changes_leave_in_batches_and_draw_rising_revisions(store: Shaky) -> None:
     parts = Partitions(store, now_us)
     keys = [n.to_bytes(4, "big") for n in range(100)]
-    done = await asyncio.gather(*(parts.change(NETWORKS, WHERE, put(key)) for key in keys))  # type: ignore[arg-type]
+    done = await asyncio.gather(*(parts.change(NETWORKS, WHERE, put(key)) for key in keys))
     revs = [item.rev for item in done]
     assert revs == sorted(set(revs))
     assert [item.prev for item in done][1:] == revs[:-1]
@@ -106,9 +106,9 @@ async def test_an_operation_that_raises_takes_no_other_with_it(store: Shaky) -> 
         raise Conflict("no")
 
     done = await asyncio.gather(
-        parts.change(NETWORKS, WHERE, put(b"a")),  # type: ignore[arg-type]
+        parts.change(NETWORKS, WHERE, put(b"a")),
         parts.change(NETWORKS, WHERE, refuse),
-        parts.change(NETWORKS, WHERE, put(b"b")),  # type: ignore[arg-type]
+        parts.change(NETWORKS, WHERE, put(b"b")),
         return_exceptions=True,
     )
     assert isinstance(done[1], Conflict)
@@ -159,9 +159,9 @@ async def test_an_unknown_outcome_is_settled_and_nothing_is_done_twice(store: Sh
 
 async def test_a_batch_that_applies_late_finds_the_counter_raised(store: Shaky) -> None:
     parts = Partitions(store, now_us)
-    await parts.change(NETWORKS, WHERE, put(b"a"))  # type: ignore[arg-type]
+    await parts.change(NETWORKS, WHERE, put(b"a"))
     store.script = ["late"]
-    done = await parts.change(NETWORKS, WHERE, put(b"b", b"1"))  # type: ignore[arg-type]
+    done = await parts.change(NETWORKS, WHERE, put(b"b", b"1"))
     assert store.late is not None
     assert await store.inner.commit(store.late) is False
     assert (await rows(store))[b"b"] == done.rev
@@ -175,6 +175,6 @@ async def test_nothing_is_visible_of_a_batch_that_was_refused_for_good(store: Sh
 
     store.commit = closed  # type: ignore[method-assign]
     with pytest.raises(Unavailable):
-        await parts.change(NETWORKS, WHERE, put(b"a"))  # type: ignore[arg-type]
+        await parts.change(NETWORKS, WHERE, put(b"a"))
     assert await rows(store) == {}
     assert parts.peek(NETWORKS, WHERE) is None
