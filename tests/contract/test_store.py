@@ -1,0 +1,636 @@
+"""What every store must do. An adapter joins with one parameter of the fixture `rig`."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from planes.store.faulty import Fault, FaultyStore, Killed, script, seeded
+from planes.store.protocol import Batch, Partition, Store, Unavailable, UnknownOutcome, Values, Write
+from planes.store.schema import BY_GROUP, BY_HOST, BY_PROJECT, FEED, FREE, GUARDED, HOSTS, PORT_STATUS, PORTS, Table
+from planes.store.sqlite.store import SqliteStore
+
+_fresh = count(1)
+
+
+class Rig:
+    """A store, and a way to come back to the same data as a new process would."""
+
+    def __init__(self, make: Callable[[], Store]) -> None:
+        self._make = make
+        self.store = make()
+
+    async def reopen(self) -> Store:
+        await self.store.close()
+        self.store = self._make()
+        await self.store.open()
+        return self.store
+
+
+@pytest.fixture(params=["sqlite"])
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    made = Rig(lambda: SqliteStore(tmp_path / "store.db"))
+    await made.store.open()
+    yield made
+    await made.store.close()
+
+
+@pytest.fixture
+def store(rig: Rig) -> Store:
+    return rig.store
+
+
+def bucket() -> Values:
+    """A partition of PORTS that no other test uses."""
+    return (next(_fresh), 0)
+
+
+def batch(partition: Values, expect: int | None, top: int, *keys: bytes, **more: Any) -> Batch:
+    """Put rows of kind 1 that all carry `top` as their body."""
+    rows: list[Values] = [(1, key, top, str(top).encode()) for key in keys]
+    return Batch(PORTS, partition, expect, {"top": top, **more}, rows)
+
+
+def sample(table: Table, salt: int) -> dict[str, Values]:
+    """Values of every column of a table."""
+    made = {"bigint": salt, "text": f"t{salt}é", "blob": bytes([0, 255, salt % 256])}
+    return {
+        part: tuple(made[kind] for _, kind in getattr(table, part))  # type: ignore[misc]
+        for part in ("partition", "clustering", "columns", "statics")
+    }
+
+
+# guarded tables
+
+
+@pytest.mark.parametrize("table", GUARDED, ids=lambda table: table.name)
+async def test_a_guarded_row_comes_back_as_it_was_put(rig: Rig, table: Table) -> None:
+    has = sample(table, next(_fresh))
+    names = [name for name, _ in table.statics]
+    statics = {**dict(zip(names, has["statics"], strict=True)), table.guard: 5}
+    rows = [has["clustering"] + has["columns"]] if table.clustering else []
+    assert await rig.store.commit(Batch(table, has["partition"], None, statics, rows))
+    expected = Partition(tuple(statics[name] for name in names), rows)
+    assert await rig.store.read(table, has["partition"]) == expected
+    assert await (await rig.reopen()).read(table, has["partition"]) == expected
+
+
+async def test_a_partition_that_was_never_written_does_not_exist(store: Store) -> None:
+    assert await store.read(PORTS, bucket()) == Partition((None, None, None), [], False)
+    assert await store.read(HOSTS, ("nobody",)) == Partition((None,) * 7, [], False)
+    assert await store.read(BY_HOST, ("nobody",)) == Partition((), [], False)
+
+
+async def test_expecting_nothing_holds_only_for_a_partition_that_does_not_exist(store: Store) -> None:
+    where = bucket()
+    assert await store.commit(batch(where, None, 1, b"a"))
+    assert not await store.commit(batch(where, None, 2, b"b"))
+    assert [row[1] for row in (await store.read(PORTS, where)).rows] == [b"a"]
+
+
+async def test_expecting_a_value_never_holds_for_a_partition_that_does_not_exist(store: Store) -> None:
+    where = bucket()
+    assert not await store.commit(batch(where, 0, 1, b"a"))
+    assert not (await store.read(PORTS, where)).exists
+
+
+async def test_a_partition_without_rows_exists_by_its_statics(store: Store) -> None:
+    where = bucket()
+    await store.commit(batch(where, None, 1, b"a"))
+    assert await store.commit(Batch(PORTS, where, 1, {"top": 2}, (), [(1, b"a")]))
+    assert await store.read(PORTS, where) == Partition((2, None, None), [])
+    assert not await store.commit(batch(where, None, 3))
+
+
+async def test_a_batch_happens_whole_or_not_at_all(store: Store) -> None:
+    where = bucket()
+    await store.commit(batch(where, None, 1, b"a", b"b"))
+    before = await store.read(PORTS, where)
+    wrong = Batch(PORTS, where, 7, {"top": 9, "floor": 9}, [(1, b"c", 9, b"9"), (1, b"a", 9, b"9")], [(1, b"b")])
+    assert not await store.commit(wrong)
+    assert await store.read(PORTS, where) == before
+    assert await store.commit(Batch(PORTS, where, 1, wrong.statics, wrong.puts, wrong.drops))
+    rows: list[Values] = [(1, b"a", 9, b"9"), (1, b"c", 9, b"9")]
+    assert await store.read(PORTS, where) == Partition((9, 9, None), rows)
+
+
+async def test_statics_that_a_batch_does_not_name_stay(store: Store) -> None:
+    where = bucket()
+    await store.commit(batch(where, None, 1, floor=3, sealed=1))
+    await store.commit(batch(where, 1, 2, sealed=None))
+    assert (await store.read(PORTS, where)).statics == (2, 3, None)
+
+
+async def test_a_put_replaces_the_whole_row(store: Store) -> None:
+    where = bucket()
+    await store.commit(batch(where, None, 1, b"a"))
+    await store.commit(Batch(PORTS, where, 1, {"top": 2}, [(1, b"a", None, None)]))
+    assert (await store.read(PORTS, where)).rows == [(1, b"a", None, None)]
+
+
+async def test_partitions_do_not_touch_each_other(store: Store) -> None:
+    net = next(_fresh)
+    await store.commit(batch((net, 0), None, 1, b"a"))
+    await store.commit(batch((net, 1), None, 5, b"a"))
+    await store.commit(Batch(PORTS, (net, 0), 1, {"top": 2}, (), [(1, b"a")]))
+    assert (await store.read(PORTS, (net, 0))).rows == []
+    assert (await store.read(PORTS, (net, 1))).rows == [(1, b"a", 5, b"5")]
+
+
+async def test_concurrent_commits_lose_no_update_and_tops_rise(store: Store) -> None:
+    where = bucket()
+    won: list[int] = []
+
+    async def add(n: int) -> None:
+        while True:
+            found = await store.read(PORTS, where)
+            top = found.statics[0] if found.exists else None
+            assert top is None or isinstance(top, int)
+            if await store.commit(batch(where, top, (top or 0) + 1, n.to_bytes(2, "big"))):
+                won.append((top or 0) + 1)
+                return
+
+    await asyncio.gather(*(add(n) for n in range(64)))
+    found = await store.read(PORTS, where)
+    assert found.statics[0] == 64
+    assert sorted(won) == list(range(1, 65))
+    assert sorted(row[2] for row in found.rows) == sorted(won)  # type: ignore[type-var]
+    assert len(found.rows) == 64
+
+
+async def test_of_concurrent_commits_with_one_expectation_one_wins(store: Store) -> None:
+    where = bucket()
+    await store.commit(batch(where, None, 1))
+    results = await asyncio.gather(*(store.commit(batch(where, 1, n, bytes([n]))) for n in range(2, 34)))
+    assert results.count(True) == 1
+    assert [row[1] for row in (await store.read(PORTS, where)).rows] == [bytes([2 + results.index(True)])]
+
+
+async def test_a_read_is_of_one_moment(store: Store) -> None:
+    """Every batch rewrites all rows with its top: a read that mixes two batches shows."""
+    where = bucket()
+    keys = [n.to_bytes(2, "big") for n in range(500)]
+    await store.commit(batch(where, None, 1, *keys))
+    writing = True
+
+    async def write() -> None:
+        nonlocal writing
+        for top in range(2, 20):
+            assert await store.commit(batch(where, top - 1, top, *keys))
+        writing = False
+
+    async def read() -> None:
+        while writing:
+            for found in (await store.read(PORTS, where), await store.read(PORTS, where, limit=20)):
+                assert {row[2] for row in found.rows} == {found.statics[0]}
+            await asyncio.sleep(0)
+
+    await asyncio.gather(write(), read(), read())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Batch(PORTS, (1, 0), 5, {"top": 5}),
+        Batch(PORTS, (1, 0), 5, {"top": 4}),
+        Batch(PORTS, (1, 0), None, {"floor": 4}),
+        Batch(PORTS, (1, 0), None, {"top": None}),
+        Batch(PORTS, (1, 0), None, {"top": 1, "colour": 4}),
+        Batch(PORTS, (1,), None, {"top": 1}),
+        Batch(PORTS, (1, None), None, {"top": 1}),
+        Batch(PORTS, (1, "0"), None, {"top": 1}),
+        Batch(PORTS, (1, 2**63), None, {"top": 1}),
+        Batch(PORTS, (1, 0), None, {"top": 1}, [(1, b"a", 1)]),
+        Batch(PORTS, (1, 0), None, {"top": 1}, [(1, None, 1, b"")]),
+        Batch(PORTS, (1, 0), None, {"top": 1}, [(1, b"a", b"1", b"")]),
+        Batch(PORTS, (1, 0), None, {"top": 1}, (), [(1,)]),
+        Batch(HOSTS, ("h",), None, {"rev": 1}, [()]),
+        Batch(BY_HOST, ("h",), None, {"rev": 1}),
+    ],
+)
+async def test_a_batch_that_does_not_fit_its_table_is_a_clear_error(store: Store, bad: Batch) -> None:
+    with pytest.raises(ValueError, match=bad.table.name):
+        await store.commit(bad)
+
+
+# free tables
+
+
+@pytest.mark.parametrize("table", FREE, ids=lambda table: table.name)
+async def test_a_free_row_comes_back_as_it_was_written(rig: Rig, table: Table) -> None:
+    has = sample(table, next(_fresh))
+    await rig.store.write([Write(table, has["partition"], has["clustering"], has["columns"], 1)])
+    expected = Partition((), [has["clustering"] + has["columns"]])
+    assert await rig.store.read(table, has["partition"]) == expected
+    assert await (await rig.reopen()).read(table, has["partition"]) == expected
+
+
+def by_host(host: str, rev: int | None, stamp: int) -> Write:
+    return Write(BY_HOST, (host,), (b"id",), None if rev is None else (rev,), stamp)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [
+        ((1, 10), (2, 11), 2),  # the newer wins
+        ((2, 11), (1, 10), 2),  # whatever the order
+        ((1, 10), (None, 11), None),
+        ((None, 11), (1, 10), None),  # an older write does not revive
+        ((None, 10), (1, 11), 1),
+        ((1, 11), (None, 10), 1),  # an older delete does not delete
+        ((1, 10), (None, 10), None),  # the delete wins a tie
+        ((None, 10), (1, 10), None),
+        ((1, 10), (1, 10), 1),
+    ],
+)
+async def test_the_highest_stamp_of_a_row_wins(
+    rig: Rig, first: tuple[int | None, int], second: tuple[int | None, int], left: int | None
+) -> None:
+    host = f"h{next(_fresh)}"
+    await rig.store.write([by_host(host, *first)])
+    await rig.store.write([by_host(host, *second)])
+    found = await (await rig.reopen()).read(BY_HOST, (host,))
+    assert found == Partition((), [] if left is None else [(b"id", left)], left is not None)
+
+
+async def test_many_writes_of_several_tables_at_once(store: Store) -> None:
+    net, host = next(_fresh), f"h{next(_fresh)}"
+    many = [Write(BY_HOST, (host,), (n.to_bytes(2, "big"),), (n,), 1) for n in range(1000)]
+    many.append(Write(PORT_STATUS, (net, 0), (b"id", host), (1, 2, b""), 1))
+    await store.write(many)
+    await store.write([])
+    assert [row[1] for row in (await store.read(BY_HOST, (host,))).rows] == list(range(1000))
+    assert (await store.read(PORT_STATUS, (net, 0))).rows == [(b"id", host, 1, 2, b"")]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Write(BY_HOST, ("h",), (), (1,), 1),
+        Write(BY_HOST, ("h",), (b"",), (1, 2), 1),
+        Write(BY_HOST, (b"h",), (b"",), (1,), 1),
+        Write(BY_HOST, ("h",), (b"",), (1,), -1),
+        Write(BY_HOST, ("h",), (b"",), ("1",), 1),
+        Write(PORTS, (1, 0), (1, b""), (1, b""), 1),
+    ],
+)
+async def test_a_write_that_does_not_fit_its_table_is_a_clear_error(store: Store, bad: Write) -> None:
+    with pytest.raises(ValueError, match=bad.table.name):
+        await store.write([bad])
+
+
+# reads
+
+
+KEYS: list[Values] = [(kind, bytes([a, b])) for kind in (-1, 1, 2) for a in (0, 1, 255) for b in (0, 255)]
+STATUS_KEYS: list[Values] = [(bytes([a]), host) for a in (0, 9, 200) for host in ("", "a", "ab", "é", "\U0001f600")]
+
+
+async def _filled(store: Store, table: Table, keys: list[Values]) -> Values:
+    where: Values = tuple(next(_fresh) if kind == "bigint" else f"p{next(_fresh)}" for _, kind in table.partition)
+    columns = sample(table, 1)["columns"]
+    shuffled = random.Random(1).sample(keys, len(keys))
+    if table.guard:
+        await store.commit(Batch(table, where, None, {table.guard: 1}, [(*key, *columns) for key in shuffled]))
+    else:
+        await store.write([Write(table, where, key, columns, 1) for key in shuffled])
+    return where
+
+
+@pytest.mark.parametrize(
+    ("table", "keys"),
+    [
+        (PORTS, KEYS),
+        (PORT_STATUS, STATUS_KEYS),
+        (BY_HOST, [(bytes([n]),) for n in (0, 1, 127, 128, 255)]),
+        (FEED, [(at, bytes([n])) for at in (-5, 0, 7, 2**40) for n in (0, 255)]),
+    ],
+    ids=lambda value: value.name if isinstance(value, Table) else "",
+)
+async def test_prefix_after_and_limit(store: Store, table: Table, keys: list[Values]) -> None:
+    where = await _filled(store, table, keys)
+    width = len(table.clustering)
+    ordered: list[Any] = sorted(keys)
+    starts: list[Values] = [(), *{key[:n] for key in ordered for n in range(1, width + 1)}]
+    for prefix in starts:
+        for after in starts:
+            expected = [
+                key for key in ordered if key[: len(prefix)] == prefix and (not after or key[: len(after)] > after)
+            ]
+            for limit in (0, 1, 3):
+                found = await store.read(table, where, prefix=prefix, after=after, limit=limit)
+                got = [row[:width] for row in found.rows]
+                assert got == expected[: limit or None], (prefix, after, limit)
+                assert found.exists
+
+
+async def test_a_long_partition_comes_whole_and_in_order(store: Store) -> None:
+    where = bucket()
+    keys = [n.to_bytes(4, "big") for n in range(3000)]
+    await store.commit(batch(where, None, 1, *keys))
+    found = await store.read(PORTS, where)
+    assert [row[1] for row in found.rows] == keys
+    assert found.statics[0] == 1
+    assert [row[1] for row in (await store.read(PORTS, where, prefix=(1,), after=(1, keys[9]))).rows] == keys[10:]
+    assert [row[1] for row in (await store.read(PORTS, where, after=(1, keys[9]), limit=990)).rows] == keys[10:1000]
+
+
+async def test_what_was_written_is_read(store: Store) -> None:
+    where = bucket()
+    for top in range(1, 50):
+        assert await store.commit(batch(where, top - 1 or None, top, b"a"))
+        assert (await store.read(PORTS, where, serial=top % 2 == 0)).statics[0] == top
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"partition": (1,)},
+        {"partition": (1, "0")},
+        {"prefix": (1, b"", 1)},
+        {"prefix": (b"",)},
+        {"after": ("x",)},
+        {"after": (None,)},
+        {"limit": -1},
+    ],
+)
+async def test_a_read_that_makes_no_sense_is_a_clear_error(store: Store, bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="ports"):
+        await store.read(PORTS, **{"partition": (1, 0), **bad})
+
+
+async def test_a_serial_read_settles_what_a_caller_gave_up(store: Store) -> None:
+    """Whatever became of the abandoned commit at the serial read is what becomes of it for ever."""
+    where = bucket()
+    await store.commit(batch(where, None, 1))
+    for top in range(2, 40):
+        task = asyncio.create_task(store.commit(batch(where, top - 1, top)))
+        for _ in range(top % 4):
+            await asyncio.sleep(0)
+        task.cancel()
+        seen = await store.read(PORTS, where, serial=True)
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.002)
+        assert (await store.read(PORTS, where)).statics == seen.statics
+        if seen.statics[0] != top:
+            assert await store.commit(batch(where, top - 1, top))
+
+
+async def test_partitions_lists_every_key_once(store: Store) -> None:
+    net = next(_fresh)
+    guarded = [(net, n) for n in range(450)]
+    await asyncio.gather(*(store.commit(batch(where, None, 1, b"a", b"b")) for where in guarded))
+    found = await store.partitions(PORTS)
+    assert sorted(key for key in found if key[0] == net) == guarded
+    assert len(set(found)) == len(found)
+    group = next(_fresh).to_bytes(4, "big")
+    free = [(group, part) for part in range(5)]
+    await store.write([Write(BY_GROUP, where, (bytes([n]),), (), 1) for where in free for n in range(30)])
+    await store.write([Write(BY_GROUP, (group, 2), (bytes([n]),), None, 2) for n in range(30)])
+    found = await store.partitions(BY_GROUP)
+    assert sorted(key for key in found if key[0] == group) == [key for key in free if key[1] != 2]
+    assert len(set(found)) == len(found)
+
+
+async def test_the_clock_is_in_microseconds_and_goes_on(store: Store) -> None:
+    first = await store.now()
+    await asyncio.sleep(0.002)
+    assert 1000 <= await store.now() - first < 60_000_000
+    assert first > 1_700_000_000_000_000
+
+
+# life
+
+
+async def test_closing_finishes_what_was_accepted_and_refuses_the_rest(rig: Rig) -> None:
+    where = bucket()
+    tasks = [asyncio.create_task(rig.store.commit(batch((where[0], n), None, 1, b"a"))) for n in range(50)]
+    await asyncio.sleep(0)
+    await rig.store.close()
+    assert await asyncio.gather(*tasks) == [True] * 50
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: rig.store.read(PORTS, where),
+        lambda: rig.store.commit(batch(where, None, 1)),
+        lambda: rig.store.write([by_host("h", 1, 1)]),
+        lambda: rig.store.partitions(PORTS),
+        rig.store.now,
+    ]
+    for call in calls:
+        with pytest.raises(Unavailable):
+            await call()
+    store = await rig.reopen()
+    assert (await store.read(PORTS, (where[0], 49))).exists
+
+
+async def test_opening_twice_and_closing_twice_do_no_harm(rig: Rig) -> None:
+    await rig.store.open()
+    where = bucket()
+    assert await rig.store.commit(batch(where, None, 1))
+    await rig.store.close()
+    await rig.store.close()
+
+
+# any history, against a dictionary
+
+
+Step = tuple[int, int, dict[int, int], set[int]]
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 2),  # partition
+        st.integers(-1, 1),  # expectation: wrong, right, nothing
+        st.dictionaries(st.integers(0, 6), st.integers(0, 99), max_size=5),
+        st.sets(st.integers(0, 6), max_size=3),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+async def test_any_history_of_batches_ends_as_in_a_dictionary(rig: Rig, steps: list[Step]) -> None:
+    net = next(_fresh)
+    tops: dict[int, int] = {}
+    model: dict[int, dict[int, int]] = {}
+    for where, guess, puts, drops in steps:
+        top = tops.get(where)
+        expect = {-1: (top or 0) + 5, 0: top, 1: None}[guess]
+        keys = {key: value for key, value in puts.items() if key not in drops}
+        rows: list[Values] = [(key, b"k", value, b"") for key, value in keys.items()]
+        done = await rig.store.commit(
+            Batch(PORTS, (net, where), expect, {"top": (top or 0) + 9}, rows, [(key, b"k") for key in drops])
+        )
+        assert done == (expect == top)
+        if done:
+            tops[where] = (top or 0) + 9
+            kept = {key: value for key, value in model.get(where, {}).items() if key not in drops}
+            model[where] = {**kept, **keys}
+    for where in range(3):
+        found = await rig.store.read(PORTS, (net, where))
+        assert found.exists == (where in tops)
+        assert found.statics[0] == tops.get(where)
+        assert [(row[0], row[2]) for row in found.rows] == sorted(model.get(where, {}).items())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    writes=st.lists(st.tuples(st.integers(0, 3), st.none() | st.integers(0, 9), st.integers(0, 6)), max_size=25),
+    seed=st.integers(0, 99),
+)
+async def test_free_writes_end_alike_in_any_order(
+    rig: Rig, writes: list[tuple[int, int | None, int]], seed: int
+) -> None:
+    """Up to live writes of equal stamp, which callers never make: a stamp is a revision."""
+    distinct = list({(key, stamp, value is None): (key, value, stamp) for key, value, stamp in writes}.values())
+    ends = []
+    for order in (distinct, random.Random(seed).sample(distinct, len(distinct))):
+        project = f"p{next(_fresh)}"
+        for key, value, stamp in order:
+            columns = None if value is None else (value, 0, b"")
+            net = int(project[1:])
+            await rig.store.write([Write(PORT_STATUS, (net, 9), (bytes([key]), "h"), columns, stamp)])
+        ends.append((await rig.store.read(PORT_STATUS, (net, 9))).rows if order else [])
+    assert ends[0] == ends[1]
+    best: dict[int, tuple[int, bool, int | None]] = {}
+    for key, value, stamp in distinct:
+        best[key] = max(best.get(key, (-1, False, None)), (stamp, value is None, value), key=lambda won: won[:2])
+    assert [(row[0], row[2]) for row in ends[0]] == [
+        (bytes([key]), value) for key, (_, _, value) in sorted(best.items()) if value is not None
+    ]
+
+
+# the faulty wrapper, around each adapter
+
+
+async def _top(store: Store, where: Values, serial: bool = False) -> Any:
+    return (await store.read(PORTS, where, serial=serial)).statics[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised", "applied"),
+    [
+        (Fault.REFUSE, Unavailable, False),
+        (Fault.LOSE, UnknownOutcome, False),
+        (Fault.HIDE, UnknownOutcome, True),
+        (Fault.KILL_BEFORE, Killed, False),
+        (Fault.KILL_AFTER, Killed, True),
+    ],
+)
+async def test_each_fault_does_what_its_name_says(
+    store: Store, fault: Fault, raised: type[BaseException], applied: bool
+) -> None:
+    where, host = bucket(), f"h{next(_fresh)}"
+    with pytest.raises(raised):
+        await FaultyStore(store, script({0: fault})).commit(batch(where, None, 1))
+    with pytest.raises(raised):
+        await FaultyStore(store, script({0: fault})).write([by_host(host, 1, 1)])
+    assert (await store.read(PORTS, where)).exists == applied
+    assert (await store.read(BY_HOST, (host,))).exists == applied
+
+
+async def test_a_late_commit_happens_later_or_is_settled_by_a_serial_read(store: Store) -> None:
+    outcomes = set()
+    for seed in range(12):
+        where = bucket()
+        faulty = FaultyStore(store, script({0: Fault.LATE}), seed)
+        with pytest.raises(UnknownOutcome):
+            await faulty.commit(batch(where, None, 1))
+        assert await _top(faulty, where) is None
+        settled = await _top(faulty, where, serial=True)
+        outcomes.add(settled)
+        for _ in range(20):
+            await faulty.commit(batch(bucket(), None, 1))
+        assert await _top(faulty, where) == settled
+    assert outcomes == {None, 1}
+
+
+async def test_a_late_commit_may_happen_before_any_later_write(store: Store) -> None:
+    where = bucket()
+    faulty = FaultyStore(store, script({0: Fault.LATE}), seed=3)
+    with pytest.raises(UnknownOutcome):
+        await faulty.commit(batch(where, None, 1))
+    for _ in range(30):
+        await faulty.write([by_host("x", 1, 1)])
+    assert await _top(store, where) == 1
+
+
+async def test_a_killed_process_does_nothing_more(store: Store) -> None:
+    done: list[int] = []
+    net = 0
+
+    async def work() -> None:
+        for n in range(5):
+            await faulty.commit(batch((net, n), None, 1))
+            done.append(n)
+
+    for dead_at in range(5):
+        net = next(_fresh)
+        done.clear()
+        faulty = FaultyStore(store, script({dead_at: Fault.KILL_AFTER}))
+        assert await faulty.run(work()) is None
+        assert done == list(range(dead_at))
+        assert [(await store.read(PORTS, (net, n))).exists for n in range(5)] == [n <= dead_at for n in range(5)]
+        with pytest.raises(Killed):
+            await faulty.read(PORTS, (net, 0))
+
+
+async def test_a_run_that_is_not_killed_returns_its_result(store: Store) -> None:
+    faulty = FaultyStore(store, script({}))
+    assert await faulty.run(faulty.commit(batch(bucket(), None, 1))) is True
+
+
+async def test_a_seed_repeats_a_run_exactly(store: Store) -> None:
+    rates: Mapping[Fault, float] = {Fault.REFUSE: 0.2, Fault.LOSE: 0.2, Fault.HIDE: 0.2, Fault.LATE: 0.2}
+
+    async def history(seed: int) -> list[str]:
+        where = bucket()
+        faulty, seen, top = FaultyStore(store, seeded(seed, rates, reads=0.1), seed), [], None
+        for n in range(1, 60):
+            try:
+                top = await _top(faulty, where, serial=n % 2 == 0)
+                seen.append(str(await faulty.commit(batch(where, top, n * 100))))
+            except (Unavailable, UnknownOutcome) as error:
+                seen.append(type(error).__name__)
+        return seen
+
+    first = await history(1)
+    assert first == await history(1)
+    assert first != await history(2)
+    assert {"True", "Unavailable", "UnknownOutcome"} <= set(first)
+
+
+async def test_through_every_fault_settled_commits_lose_nothing(store: Store) -> None:
+    """A caller that settles each unknown outcome by a serial read (rule D5) counts exactly."""
+    where, added = bucket(), 0
+    rates = {Fault.REFUSE: 0.1, Fault.LOSE: 0.1, Fault.HIDE: 0.15, Fault.LATE: 0.15}
+    faulty = FaultyStore(store, seeded(7, rates), 7)
+    top: Any = None
+    for n in range(1, 150):
+        key, rev = n.to_bytes(2, "big"), n
+        try:
+            added += await faulty.commit(batch(where, top, rev, key))
+        except Unavailable:
+            pass
+        except UnknownOutcome:
+            added += await _top(faulty, where, serial=True) == rev
+        top = await _top(faulty, where)
+    await faulty.settle()
+    found = await store.read(PORTS, where)
+    assert len(found.rows) == added > 50
+    assert sorted(row[2] for row in found.rows)[-1] == found.statics[0]  # type: ignore[type-var]
+
+
+def test_impossible_rates_are_refused() -> None:
+    with pytest.raises(ValueError, match="probabilities"):
+        seeded(1, {Fault.LOSE: 0.7, Fault.HIDE: 0.7})
+
+
+async def test_lists_by_project_keep_kinds_and_parts_apart(store: Store) -> None:
+    project = f"p{next(_fresh)}"
+    await store.write([Write(BY_PROJECT, (project, kind, 0), (bytes([kind]),), (), 1) for kind in (1, 2)])
+    assert (await store.read(BY_PROJECT, (project, 1, 0))).rows == [(b"\x01",)]
