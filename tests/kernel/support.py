@@ -145,22 +145,28 @@ async def inside(namespace: str, work: Callable[[], T]) -> T:
 
 
 def ping(destination: bytes, timeout: float, payload: int = 16) -> bool:
-    """One ICMP echo; whether its reply came."""
+    """Whether one of three ICMP echoes is answered: the first may find a device that the kernel has yet to start."""
     token = os.urandom(4)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
         packet = struct.pack("!BBH4s", 8, 0, 0, token) + b"x" * payload
         packet = packet[:2] + struct.pack("!H", checksum(packet)) + packet[4:]
-        with contextlib.suppress(OSError):
-            sock.sendto(packet, (ip_text(destination), 0))
-        deadline = time.monotonic() + timeout
-        while (left := deadline - time.monotonic()) > 0:
-            sock.settimeout(left)
-            try:
-                data, _ = sock.recvfrom(2048)
-            except OSError:
-                return False
-            if data[20] == 0 and data[24:28] == token and data[12:16] == destination:
+        for _ in range(3):
+            with contextlib.suppress(OSError):
+                sock.sendto(packet, (ip_text(destination), 0))
+            if _answered(sock, destination, token, time.monotonic() + timeout / 3):
                 return True
+    return False
+
+
+def _answered(sock: socket.socket, destination: bytes, token: bytes, deadline: float) -> bool:
+    while (left := deadline - time.monotonic()) > 0:
+        sock.settimeout(left)
+        try:
+            data, _ = sock.recvfrom(8192)
+        except OSError:
+            return False
+        if data[20] == 0 and data[24:28] == token and data[12:16] == destination:
+            return True
     return False
 
 

@@ -85,6 +85,10 @@ class LinuxDriver:
             found |= (await asyncio.to_thread(network.read)).keys()
         return frozenset(found)
 
+    def networks(self) -> list[Network]:
+        """The networks that are here, in the order in which they came."""
+        return list(self._networks.values())
+
     def counters(self) -> dict[str, int]:
         total = dict(self._former)
         for network in self._networks.values():

@@ -85,25 +85,27 @@ def _join(bridge_namespace: str, bridge: str, host_namespace: str, address: str,
     ip, prefix = address.split("/")
     far = f"b{port_link_names(host_namespace.encode())[0][1:]}"
 
-    def connect(route: IPRoute) -> None:
-        found = route.link_lookup(ifname=bridge)
-        if not found:
+    def pair(route: IPRoute) -> None:
+        if not route.link_lookup(ifname=bridge):
             route.link("add", ifname=bridge, kind="bridge", mtu=mtu)
-            found = route.link_lookup(ifname=bridge)
-            route.link("set", index=found[0], state="up")
+            route.link("set", index=route.link_lookup(ifname=bridge)[0], state="up")
         inner = {"ifname": ifname, "net_ns_fd": host_namespace, "mtu": mtu}
         route.link("add", ifname=far, kind="veth", mtu=mtu, peer=inner)
-        route.link("set", index=route.link_lookup(ifname=far)[0], master=found[0], state="up")
 
     def configure(route: IPRoute) -> None:
         index = route.link_lookup(ifname=ifname)[0]
         route.addr("add", index=index, address=ip, prefixlen=int(prefix))
         route.link("set", index=index, state="up")
 
-    with namespaces.entered(bridge_namespace):
-        _cold(connect)
-    with namespaces.entered(host_namespace):
-        _cold(configure)
+    def connect(route: IPRoute) -> None:
+        index = route.link_lookup(ifname=far)[0]
+        route.link("set", index=index, state="up")
+        route.link("get", index=index)  # makes the kernel notice the carrier now, not within the next second
+        route.link("set", index=index, master=route.link_lookup(ifname=bridge)[0])
+
+    for namespace, work in ((bridge_namespace, pair), (host_namespace, configure), (bridge_namespace, connect)):
+        with namespaces.entered(namespace):
+            _cold(work)
 
 
 def _cold(work: Callable[[IPRoute], Any]) -> None:

@@ -26,19 +26,21 @@ _COUNTERS = (
     "denied_egress", "denied_ingress", "invalid", "connections", "input", "output",
 )  # fmt: skip
 
-_SPEAKER = "type ifname . ether_addr . ipv4_addr; size 262144;"
+#: `dynamic` makes the kernel grow a bounded set as it fills; without it all of `size` is allocated at once
+_GROWING = "size 262144; flags dynamic;"
+_SPEAKER = "type ifname . ether_addr . ipv4_addr;"
 _NEVER_ROUTED = "{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 }"
 
 RULESET = f"""
 table inet {TABLE} {{
 {chr(10).join(f"  counter {name} {{ }}" for name in _COUNTERS)}
-  set speakers {{ {_SPEAKER} }}
-  set ranges {{ {_SPEAKER} flags interval; }}
-  set open {{ type ifname; size 65536; }}
-  set connections {{ type ifname; size 65536; flags dynamic; }}
-  map identity {{ type ifname : mark; size 65536; }}
-  map egress {{ type ifname : verdict; size 65536; }}
-  map ingress {{ type ifname : verdict; size 65536; }}
+  set speakers {{ {_SPEAKER} {_GROWING} }}
+  set ranges {{ {_SPEAKER} size 65536; flags interval; }}
+  set open {{ type ifname; {_GROWING} }}
+  set connections {{ type ifname; {_GROWING} }}
+  map identity {{ type ifname : mark; {_GROWING} }}
+  map egress {{ type ifname : verdict; {_GROWING} }}
+  map ingress {{ type ifname : verdict; {_GROWING} }}
   chain prerouting {{
     type filter hook prerouting priority raw; policy drop;
     meta nfproto != ipv4 counter name not_ipv4 drop
@@ -79,9 +81,9 @@ table inet {TABLE} {{
 }}
 table arp {TABLE} {{
   counter spoofed {{ }}
-  set speakers {{ {_SPEAKER} }}
-  set ranges {{ {_SPEAKER} flags interval; }}
-  set open {{ type ifname; size 65536; }}
+  set speakers {{ {_SPEAKER} {_GROWING} }}
+  set ranges {{ {_SPEAKER} size 65536; flags interval; }}
+  set open {{ type ifname; {_GROWING} }}
   chain input {{
     type filter hook input priority 0; policy drop;
     iifname . arp saddr ether . arp saddr ip @speakers accept
@@ -189,7 +191,7 @@ def policy_text(spec: PolicySpec) -> str:
 
 
 #: how a group's set is declared; the same wherever it may come first
-GROUP_TYPE = "{ type mark; size 65536; }"
+GROUP_TYPE = "{ type mark; size 65536; flags dynamic; }"
 
 
 def groups(spec: PolicySpec) -> set[str]:
