@@ -561,9 +561,8 @@ async def test_a_late_commit_may_happen_before_any_later_write(store: Store) -> 
 
 async def test_a_killed_process_does_nothing_more(store: Store) -> None:
     done: list[int] = []
-    net = 0
 
-    async def work() -> None:
+    async def work(faulty: FaultyStore, net: int) -> None:
         for n in range(5):
             await faulty.commit(batch((net, n), None, 1))
             done.append(n)
@@ -572,7 +571,8 @@ async def test_a_killed_process_does_nothing_more(store: Store) -> None:
         net = next(_fresh)
         done.clear()
         faulty = FaultyStore(store, script({dead_at: Fault.KILL_AFTER}))
-        assert await faulty.run(work()) is None
+        await faulty.run(work(faulty, net))
+        assert faulty.killed.is_set()
         assert done == list(range(dead_at))
         assert [(await store.read(PORTS, (net, n))).exists for n in range(5)] == [n <= dead_at for n in range(5)]
         with pytest.raises(Killed):
