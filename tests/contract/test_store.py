@@ -487,14 +487,13 @@ async def test_free_writes_end_alike_in_any_order(
 ) -> None:
     """Up to live writes of equal stamp, which callers never make: a stamp is a revision."""
     distinct = list({(key, stamp, value is None): (key, value, stamp) for key, value, stamp in writes}.values())
-    ends = []
+    ends: list[list[Values]] = []
     for order in (distinct, random.Random(seed).sample(distinct, len(distinct))):
-        project = f"p{next(_fresh)}"
+        net = next(_fresh)
         for key, value, stamp in order:
             columns = None if value is None else (value, 0, b"")
-            net = int(project[1:])
             await rig.store.write([Write(PORT_STATUS, (net, 9), (bytes([key]), "h"), columns, stamp)])
-        ends.append((await rig.store.read(PORT_STATUS, (net, 9))).rows if order else [])
+        ends.append((await rig.store.read(PORT_STATUS, (net, 9))).rows)
     assert ends[0] == ends[1]
     best: dict[int, tuple[int, bool, int | None]] = {}
     for key, value, stamp in distinct:
