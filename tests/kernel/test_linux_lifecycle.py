@@ -90,7 +90,7 @@ async def test_applying_everything_again_and_restarting_loses_no_packet(world: W
     one, two = await world.start(2)
     net = network("net", 302)
     a, b = port(net, "a", "10.0.0.5"), port(net, "b", "10.0.0.6")
-    specs = [net, open_policy(net), a, peer(net, two), remote(net, b.ips[0], two)]
+    specs: list[Spec] = [net, open_policy(net), a, peer(net, two), remote(net, b.ips[0], two)]
     await join(net, {"a": (one, a), "b": (two, b)}, [open_policy(net)])
     world.plug(one, a)
     world.plug(two, b)

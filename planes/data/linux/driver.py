@@ -8,7 +8,7 @@ cloud's name and alias.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from planes.data.driver import (
     DriverError,
@@ -23,7 +23,7 @@ from planes.data.driver import (
 )
 from planes.data.linux import namespaces, nfnetlink, nft, vif
 from planes.data.linux.netlink import Netlink
-from planes.data.linux.network import Host, Network, Refused
+from planes.data.linux.network import Host, Network, Reasons, Refused
 from planes.data.linux.nfnetlink import ARP, INET
 from planes.data.linux.nft import NftError
 from planes.data.linux.skeleton import TABLE
@@ -35,7 +35,14 @@ DOOMED = 77
 _NEIGHBOURS = 1 << 20
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 
+#: objects sorted before the loop runs again
+_PAUSE = 4_096
+#: what a kernel, or another owner, may answer
+_EXPECTED = (OSError, Refused, NftError)
+
 S = TypeVar("S")
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 class LinuxDriver:
@@ -65,7 +72,7 @@ class LinuxDriver:
                 continue
             try:
                 network = Network.take_over(host, name, int(number))
-            except (OSError, NftError, Refused) as error:
+            except _EXPECTED as error:
                 raise DriverError(f"cannot take over the namespace {name}: {error}") from error
             if network:
                 self._networks[network.network] = network
@@ -80,10 +87,10 @@ class LinuxDriver:
             self._host = None
 
     async def held(self) -> frozenset[SpecKey]:
-        found: set[SpecKey] = set()
-        for network in self._networks.values():
-            found |= (await asyncio.to_thread(network.read)).keys()
-        return frozenset(found)
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> frozenset[SpecKey]:
+        return frozenset(key for network in self._networks.values() for key in network.read().found())
 
     def networks(self) -> list[Network]:
         """The networks that are here, in the order in which they came."""
@@ -97,45 +104,40 @@ class LinuxDriver:
 
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:
         failed: dict[SpecKey, str] = {}
-        gone, others = _split(drops)
-        for key in gone:
-            failed |= await self._drop_network(key)
-        wanted: dict[bytes, list[Spec]] = {}
-        for spec in puts:
-            wanted.setdefault(spec.network, []).append(spec)
-        for specs in wanted.values():
-            failed |= await self._put(specs)
-        for network_id, keys in others.items():
-            if network_id in self._networks:
-                failed |= await _drop(self._networks[network_id], keys)
+        obsolete = await _sorted(drops, lambda key: (key[1], key[0]))
+        for kinds in obsolete.values():
+            if "network" in kinds:
+                failed |= await self._drop_network(kinds["network"][0])
+        for network, specs in (await _sorted(puts, lambda spec: (spec.network, type(spec)))).items():
+            failed |= await self._put(network, specs)
+        for network, keys in obsolete.items():
+            if "network" not in keys and network in self._networks:
+                failed |= await _drop(self._networks[network], keys)
         self._errors += len(failed)
         return failed
 
     # ---- puts --------------------------------------------------------------------------------------------------------
 
-    async def _put(self, specs: list[Spec]) -> dict[SpecKey, str]:
-        """All specs of one network."""
+    async def _put(self, network_id: bytes, specs: dict[type[Spec], list[Spec]]) -> dict[SpecKey, str]:
+        """All specs of one network, by kind."""
         failed: dict[SpecKey, str] = {}
         for spec in _of(specs, NetworkSpec):
             try:
                 await asyncio.to_thread(self._put_network, spec)
-            except (OSError, Refused, NftError) as error:
+            except _EXPECTED as error:
                 failed[spec.key] = f"vni {spec.vni}: {error}"
-        network = self._networks.get(specs[0].network)
+        network = self._networks.get(network_id)
         if network is None or not network.whole:
-            missing = f"network {ids.text(specs[0].network)} is not on this host"
-            return {spec.key: failed.get(spec.key, missing) for spec in specs}
+            missing = f"network {ids.text(network_id)} is not on this host"
+            return {spec.key: failed.get(spec.key, missing) for some in specs.values() for spec in some}
+        policies, ports = _of(specs, PolicySpec), _of(specs, PortSpec)
+        peers, remotes = _of(specs, PeerSpec), _of(specs, RemoteSpec)
         for member in _of(specs, MembersSpec):
-            failed |= _guard(network, member.key, lambda spec=member: network.put_members(spec))  # type: ignore[misc]
-        policies = _of(specs, PolicySpec)
-        for identity, reason in network.put_policies(policies).items():
-            failed[PolicySpec(network.network, identity, ()).key] = f"vni {network.vni}: {reason}"
-        ports = _of(specs, PortSpec)
-        failed |= await _batch(network, [s.key for s in ports], lambda: vif.put(network, ports), [s.id for s in ports])
-        peers = _of(specs, PeerSpec)
-        failed |= await _batch(network, [s.key for s in peers], lambda: network.put_peers(peers))
-        remotes = _of(specs, RemoteSpec)
-        failed |= await _batch(network, [s.key for s in remotes], lambda: network.put_remotes(remotes))
+            failed |= await _attempt(network, lambda m=member: network.put_members(m), [member])  # type: ignore[misc]
+        failed |= await _attempt(network, lambda: network.put_policies(policies), policies)
+        failed |= await _attempt(network, lambda: vif.put(network, ports), ports)
+        failed |= await _attempt(network, lambda: network.put_peers(peers), peers)
+        failed |= await _attempt(network, lambda: network.put_remotes(remotes), remotes)
         return failed
 
     def _put_network(self, spec: NetworkSpec) -> None:
@@ -158,7 +160,7 @@ class LinuxDriver:
         _add(self._former, network)
         try:
             await asyncio.to_thread(network.destroy)
-        except (OSError, Refused) as error:
+        except _EXPECTED as error:
             return {key: f"vni {network.vni}: {error}"}
         return {}
 
@@ -168,67 +170,53 @@ class LinuxDriver:
         return self._host
 
 
-async def _drop(network: Network, keys: list[SpecKey]) -> dict[SpecKey, str]:
+async def _drop(network: Network, keys: dict[str, list[SpecKey]]) -> dict[SpecKey, str]:
     """Remove objects of one network, the last to come to life first."""
+
+    def what(kind: str) -> list[bytes]:
+        return [key[2] for key in keys.get(kind, ())]
+
     failed: dict[SpecKey, str] = {}
-    by_kind: dict[str, list[SpecKey]] = {}
-    for key in keys:
-        by_kind.setdefault(key[0], []).append(key)
-    remotes = by_kind.get("remote", [])
-    failed |= await _batch(network, remotes, lambda: network.drop_remotes([key[2] for key in remotes]))
-    peers = by_kind.get("peer", [])
-    failed |= await _batch(network, peers, lambda: network.drop_peers([key[2] for key in peers]))
-    ports = by_kind.get("port", [])
-    names = [key[2] for key in ports]
-    failed |= await _batch(network, ports, lambda: vif.drop(network, names), names)
-    for key in by_kind.get("policy", []):
-        failed |= _guard(network, key, lambda key=key: network.drop_policy(int.from_bytes(key[2], "big")))  # type: ignore[misc]
-    for key in by_kind.get("members", []):
-        failed |= _guard(network, key, lambda key=key: network.drop_members(key[2]))  # type: ignore[misc]
+    failed |= await _attempt(network, lambda: network.drop_remotes(what("remote")), keys.get("remote", ()))
+    failed |= await _attempt(network, lambda: network.drop_peers(what("peer")), keys.get("peer", ()))
+    failed |= await _attempt(network, lambda: vif.drop(network, what("port")), keys.get("port", ()))
+    for key in keys.get("policy", ()):
+        identity = int.from_bytes(key[2], "big")
+        failed |= await _attempt(network, lambda i=identity: network.drop_policy(i), [key])  # type: ignore[misc]
+    for key in keys.get("members", ()):
+        failed |= await _attempt(network, lambda k=key: network.drop_members(k[2]), [key])  # type: ignore[misc]
     return failed
 
 
-def _guard(network: Network, key: SpecKey, act: Callable[[], None]) -> dict[SpecKey, str]:
-    try:
-        act()
-    except (OSError, Refused, NftError) as error:
-        return {key: f"vni {network.vni}: {error}"}
-    return {}
-
-
-async def _batch(
+async def _attempt(
     network: Network,
-    keys: Sequence[SpecKey],
-    act: Callable[[], Awaitable[Mapping[int, str]]] | Callable[[], Awaitable[Mapping[bytes, str]]],
-    names: Sequence[bytes] | None = None,
-) -> dict[SpecKey, str]:
-    """Run one batch; its reasons, by index or by name, become reasons by key. What stops a batch fails all of it."""
-    if not keys:
+    act: Callable[[], Awaitable[Reasons] | Reasons | None],
+    objects: Sequence[Spec] | Sequence[SpecKey],
+) -> Reasons:
+    """Do something with some objects; the reasons why not, by key. What stops the whole fails each of them."""
+    if not objects:
         return {}
     try:
-        reasons = await act()
-    except (OSError, Refused, NftError) as error:
-        return dict.fromkeys(keys, f"vni {network.vni}: {error}")
-    if not reasons:
-        return {}
-    labels: Iterable[object] = range(len(keys)) if names is None else names
-    by_label = dict(zip(labels, keys, strict=True))
-    return {by_label[label]: f"vni {network.vni}: {reason}" for label, reason in reasons.items()}
+        result = act()
+        reasons = await result if isinstance(result, Awaitable) else result
+    except _EXPECTED as error:
+        reasons = {one if isinstance(one, tuple) else one.key: str(error) for one in objects}
+    return {key: f"vni {network.vni}: {reason}" for key, reason in (reasons or {}).items()}
 
 
-def _split(drops: Iterable[SpecKey]) -> tuple[list[SpecKey], dict[bytes, list[SpecKey]]]:
-    """Networks to remove whole, and single objects of other networks."""
-    keys = list(drops)
-    gone = {key[1]: key for key in keys if key[0] == "network"}
-    others: dict[bytes, list[SpecKey]] = {}
-    for key in keys:
-        if key[1] not in gone:
-            others.setdefault(key[1], []).append(key)
-    return list(gone.values()), others
+async def _sorted(items: Iterable[T], place: Callable[[T], tuple[bytes, K]]) -> dict[bytes, dict[K, list[T]]]:
+    """Things by network and kind; the loop runs now and then, for there may be a hundred thousand."""
+    found: dict[bytes, dict[K, list[T]]] = {}
+    for number, item in enumerate(items, 1):
+        network, kind = place(item)
+        found.setdefault(network, {}).setdefault(kind, []).append(item)
+        if number % _PAUSE == 0:
+            await asyncio.sleep(0)
+    return found
 
 
-def _of(specs: Iterable[Spec], kind: type[S]) -> list[S]:
-    return [spec for spec in specs if isinstance(spec, kind)]
+def _of(specs: dict[type[Spec], list[Spec]], kind: type[S]) -> list[S]:
+    return cast(list[S], specs.get(cast(type[Spec], kind), []))
 
 
 def _add(total: dict[str, int], network: Network) -> None:

@@ -8,11 +8,12 @@ is rule N13's: policy, link, neighbour; removal in reverse.
 import asyncio
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from msgspec import Struct
 
-from planes.data.driver import MembersSpec, NetworkSpec, PeerSpec, PolicySpec, RemoteSpec
+from planes.data.driver import MembersSpec, NetworkSpec, PeerSpec, PolicySpec, RemoteSpec, SpecKey
 from planes.data.linux import namespaces, netlink, nfnetlink, readback, skeleton
 from planes.data.linux.netlink import Link, Message, Netlink
 from planes.data.linux.nfnetlink import INET, Change, Element
@@ -23,6 +24,11 @@ from planes.model import ids
 _LOOPBACK = 1
 _VXLAN_INDEX = 10
 _FIRST_PORT_INDEX = 1000
+#: neighbours in one send: under 32 KB and about 2 ms
+_STEP = 512
+
+T = TypeVar("T")
+Reasons = dict[SpecKey, str]
 
 _SYSCTLS = (
     ("ipv4/ip_forward", 1),
@@ -255,8 +261,8 @@ class Network:
             del self._members[group]
         self._drop_unused_sets()
 
-    def put_policies(self, specs: Sequence[PolicySpec]) -> dict[int, str]:
-        """Replace chains; all in one transaction, one by one if that is refused. Returns reasons by identity."""
+    def put_policies(self, specs: Sequence[PolicySpec]) -> Reasons:
+        """Replace chains; all in one transaction, one by one if that is refused."""
         texts = {spec.identity: skeleton.policy_text(spec) for spec in specs}
         changed = [spec for spec in specs if self._policies.get(spec.identity) != texts[spec.identity]]
         if not changed:
@@ -265,8 +271,8 @@ class Network:
             self.nft.run("\n".join(texts[spec.identity] for spec in changed))
         except NftError as error:
             if len(changed) == 1:
-                return {changed[0].identity: f"cannot set the rules: {error}"}
-            failed: dict[int, str] = {}
+                return {changed[0].key: f"cannot set the rules: {error}"}
+            failed: Reasons = {}
             for spec in changed:
                 failed |= self.put_policies([spec])
             return failed
@@ -304,34 +310,32 @@ class Network:
 
     # ---- peers and remotes -------------------------------------------------------------------------------------------
 
-    async def put_peers(self, specs: Sequence[PeerSpec]) -> dict[int, str]:
-        index = self._device_index()
-        return await self.push(
-            [Message(netlink.NEWNEIGH, netlink.CHANGE, netlink.fdb(s.mac, index, s.vtep)) for s in specs]
-        )
+    async def put_peers(self, specs: Sequence[PeerSpec]) -> Reasons:
+        index, kind, flags = self._device_index(), netlink.NEWNEIGH, netlink.CHANGE
+        failed = await self._push(specs, lambda s: Message(kind, flags, netlink.fdb(s.mac, index, s.vtep)))
+        return {specs[position].key: reason for position, reason in failed.items()}
 
-    async def drop_peers(self, macs: Sequence[bytes]) -> dict[int, str]:
-        index = self._device_index()
-        return await self.push([Message(netlink.DELNEIGH, 0, netlink.fdb(mac, index)) for mac in macs], {errno.ENOENT})
+    async def drop_peers(self, macs: Sequence[bytes]) -> Reasons:
+        index, kind = self._device_index(), netlink.DELNEIGH
+        failed = await self._push(macs, lambda mac: Message(kind, 0, netlink.fdb(mac, index)), errno.ENOENT)
+        return {("peer", self.network, macs[position]): reason for position, reason in failed.items()}
 
-    async def put_remotes(self, specs: Sequence[RemoteSpec]) -> dict[int, str]:
-        index, neighbour = self._device_index(), netlink.neighbour
-        return await self.push(
-            [Message(netlink.NEWNEIGH, netlink.CHANGE, neighbour(s.ip, s.via, index)) for s in specs]
-        )
+    async def put_remotes(self, specs: Sequence[RemoteSpec]) -> Reasons:
+        index, kind, flags = self._device_index(), netlink.NEWNEIGH, netlink.CHANGE
+        failed = await self._push(specs, lambda s: Message(kind, flags, netlink.neighbour(s.ip, s.via, index)))
+        return {specs[position].key: reason for position, reason in failed.items()}
 
-    async def drop_remotes(self, addresses: Sequence[bytes]) -> dict[int, str]:
-        index = self._device_index()
-        messages = [Message(netlink.DELNEIGH, 0, netlink.no_neighbour(ip, index)) for ip in addresses]
-        return await self.push(messages, {errno.ENOENT})
+    async def drop_remotes(self, addresses: Sequence[bytes]) -> Reasons:
+        index, kind = self._device_index(), netlink.DELNEIGH
+        failed = await self._push(addresses, lambda ip: Message(kind, 0, netlink.no_neighbour(ip, index)), errno.ENOENT)
+        return {("remote", self.network, addresses[position]): reason for position, reason in failed.items()}
 
-    async def push(self, messages: list[Message], tolerated: Iterable[int] = ()) -> dict[int, str]:
-        """Send a batch chunk by chunk, letting the loop run in between. Reasons by index of the message."""
+    async def _push(self, items: Sequence[T], pack: Callable[[T], Message], tolerated: int = 0) -> dict[int, str]:
+        """Send one message per item, some at a time, letting the loop run in between. Reasons by position."""
         failed: dict[int, str] = {}
-        allowed = frozenset(tolerated)
-        for start, part in netlink.chunks(messages):
-            for failure in self.route.send(part):
-                if failure.errno not in allowed:
+        for start in range(0, len(items), _STEP):
+            for failure in self.route.send([pack(item) for item in items[start : start + _STEP]]):
+                if failure.errno != tolerated:
                     failed.setdefault(start + failure.position, failure.text)
             await asyncio.sleep(0)
         return failed

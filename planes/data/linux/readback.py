@@ -42,7 +42,7 @@ class Snapshot(Struct, frozen=True):
     remotes: frozenset[bytes]
     peers: frozenset[bytes]
 
-    def keys(self) -> set[SpecKey]:
+    def found(self) -> set[SpecKey]:
         """The keys of all that exists. A namespace without its VXLAN device is no whole network."""
         found: set[SpecKey] = {("network", self.network, b"")} if self.vxlan else set()
         found |= {("members", self.network, group) for group in self.members}

@@ -15,7 +15,7 @@ from msgspec import Struct
 from planes.data.driver import PortSpec
 from planes.data.linux import netlink, nfnetlink, skeleton
 from planes.data.linux.netlink import Link, Message
-from planes.data.linux.network import Network
+from planes.data.linux.network import Network, Reasons
 from planes.data.linux.nfnetlink import Change
 from planes.data.linux.skeleton import TABLE, Footprint, port_link_names
 from planes.model import ids
@@ -24,8 +24,6 @@ from planes.model import ids
 GATEWAY_MAC = b"\xfe\x16\x3e\x00\x00\x01"
 #: ports in one send: some milliseconds of kernel work, then the loop runs
 _STEP = 16
-
-Failures = dict[bytes, str]
 
 
 class _Job(Struct):
@@ -40,34 +38,37 @@ class _Job(Struct):
     link: Link | None
 
 
-async def put(network: Network, specs: Sequence[PortSpec]) -> Failures:
-    """Bring ports about. Returns reasons by port id."""
-    failed: Failures = {}
+async def put(network: Network, specs: Sequence[PortSpec]) -> Reasons:
+    """Bring ports about."""
+    failed: Reasons = {}
     for start in range(0, len(specs), _STEP):
         jobs = []
         for spec in specs[start : start + _STEP]:
             job = _job(network, spec)
             if job.link and job.link.alias != job.alias:
-                failed[spec.id] = _conflict(network, job)
+                failed[spec.key] = _foreign(network, job.link)
             else:
                 jobs.append(job)
-        failed |= _withdraw(network, jobs)
-        failed |= _permit(network, [job for job in jobs if job.spec.id not in failed])
-        failed |= _connect(network, [job for job in jobs if job.spec.id not in failed])
+        _withdraw(network, jobs)
+        failed |= _permit(network, [job for job in jobs if job.spec.key not in failed])
+        failed |= _connect(network, [job for job in jobs if job.spec.key not in failed])
+        if any(_chains(job.old) - _chains(job.new) for job in jobs):
+            network.drop_unused_chains()
         await asyncio.sleep(0)
-    network.drop_unused_chains()
     return failed
 
 
-async def drop(network: Network, ports: Sequence[bytes]) -> Failures:
+async def drop(network: Network, ports: Sequence[bytes]) -> Reasons:
     """Remove ports: first the links, all at the cost of one, then what allowed them to speak."""
-    failed: Failures = {}
+    failed: Reasons = {}
     names, indexes = [], []
     for port in ports:
         name = port_link_names(port)[0]
         link = network.links.get(name)
         if link and link.alias != ids.text(port):
-            failed[port] = f"the link {name} in {network.name} belongs to {link.alias or 'somebody else'}"
+            failed["port", network.network, port] = (
+                f"the link {name} in {network.name} belongs to {link.alias or 'somebody else'}"
+            )
             continue
         names.append(name)
         if link:
@@ -87,7 +88,7 @@ def _job(network: Network, spec: PortSpec) -> _Job:
     return _Job(spec, name, peer, ids.text(spec.id), old, skeleton.port_footprint(spec), network.links.get(name))
 
 
-def _withdraw(network: Network, jobs: list[_Job]) -> Failures:
+def _withdraw(network: Network, jobs: list[_Job]) -> None:
     """Take away the routes of addresses that a port no longer has, before what allowed them goes."""
     messages: list[Message] = []
     for job in jobs:
@@ -97,10 +98,9 @@ def _withdraw(network: Network, jobs: list[_Job]) -> Failures:
                 messages.append(Message(netlink.DELROUTE, 0, netlink.route(ip, 32, job.link.ifindex)))
                 messages.append(Message(netlink.DELNEIGH, 0, netlink.no_neighbour(ip, job.link.ifindex)))
     network.route.send(messages)  # what is not there any more went away with its link
-    return {}
 
 
-def _permit(network: Network, jobs: list[_Job]) -> Failures:
+def _permit(network: Network, jobs: list[_Job]) -> Reasons:
     """Set what ports may send and receive: one transaction for all, one each if that is refused."""
     reason = nfnetlink.commit(network.filters, TABLE, _change(network, jobs))
     if not reason:
@@ -109,8 +109,8 @@ def _permit(network: Network, jobs: list[_Job]) -> Failures:
             network.chains.update(_chains(job.new))
         return {}
     if len(jobs) == 1:
-        return {jobs[0].spec.id: f"cannot change the filter: {reason}"}
-    failed: Failures = {}
+        return {jobs[0].spec.key: f"cannot change the filter: {reason}"}
+    failed: Reasons = {}
     for job in jobs:
         failed |= _permit(network, [job])
     return failed
@@ -129,9 +129,9 @@ def _chains(footprint: Footprint) -> set[str]:
     return {element.data for element in footprint.elements if isinstance(element.data, str)}
 
 
-def _connect(network: Network, jobs: list[_Job]) -> Failures:
+def _connect(network: Network, jobs: list[_Job]) -> Reasons:
     """Make or correct the links with their routes and neighbours; one whose link vanished is made anew."""
-    failed: Failures = {}
+    failed: Reasons = {}
     vanished: list[_Job] = []
     for job, code, reason in _send(network, jobs):
         if code == errno.ENODEV and job.link is not None:
@@ -141,9 +141,9 @@ def _connect(network: Network, jobs: list[_Job]) -> Failures:
         elif code == errno.EEXIST and job.link is None and _adopt(network, job):
             vanished.append(job)
         else:
-            failed[job.spec.id] = reason
+            failed[job.spec.key] = reason
     for job, _, reason in _send(network, vanished):
-        failed[job.spec.id] = reason
+        failed[job.spec.key] = reason
     return failed
 
 
@@ -217,6 +217,5 @@ def _adopt(network: Network, job: _Job) -> bool:
     return True
 
 
-def _conflict(network: Network, job: _Job) -> str:
-    other = job.link.alias if job.link and job.link.alias else "somebody else"
-    return f"the link {job.name} in {network.name} belongs to {other}"
+def _foreign(network: Network, link: Link) -> str:
+    return f"the link {link.name} in {network.name} belongs to {link.alias or 'somebody else'}"
