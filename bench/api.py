@@ -1,0 +1,122 @@
+"""Figures of the control plane: creates one by one and in bulk, the way to ACTIVE, lists, and what idling costs."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from bench.cloud import Running, cloud, empty_server, network
+from bench.load import Outcome, drive, request
+from bench.machine import Meter, rss_mib
+from bench.report import Figure
+
+CLIENTS = 64
+SECONDS = 6.0
+BULK = 100
+
+
+def idle() -> list[Figure]:
+    """Memory and CPU of each process of a cloud that nobody uses."""
+    with cloud() as running:
+        meter = Meter(running.pids)
+        time.sleep(5)
+        used = meter.cpu()
+        return [
+            Figure(f"idle {name}", rss_mib(pid), "MiB", f"{used[name] / 50_000:.1f} % CPU", meter.steal())
+            for name, pid in running.pids.items()
+        ]
+
+
+def creates() -> list[Figure]:
+    """One port per request from 64 clients, beside a handler that does nothing with the same body."""
+    figures = []
+    with cloud() as running, empty_server() as (port, pid):
+        body = json.dumps({"port": {"network_id": running.network, "name": "bench"}}).encode()
+        call = request("POST", "/v2.0/ports", body)
+        asyncio.run(drive(port, lambda _: call, CLIENTS, seconds=1))
+        asyncio.run(drive(running.port, lambda _: call, CLIENTS, seconds=1))
+        empty, meter = _measured({"empty": pid}, port, call)
+        yardstick = empty.rate
+        figures.append(_figure("empty handler", empty, meter))
+        real, meter = _measured(running.pids, running.port, call)
+        figures.append(_figure("port creates", real, meter, f"{yardstick / real.rate:.1f} times slower than empty"))
+        half = running.network
+        bulk = json.dumps({"ports": [{"network_id": half, "name": "bench"}] * BULK}).encode()
+        call = request("POST", "/v2.0/ports", bulk)
+        many, meter = _measured(running.pids, running.port, call, clients=4)
+        figures.append(_figure("ports in bulks of 100", many, meter, scale=BULK))
+    return figures
+
+
+def active() -> list[Figure]:
+    """One port at a time: from the request until the kernel of its host has it and the answer says ACTIVE."""
+    figures = []
+    with cloud() as running:
+        for size in (0, 1000):
+            if size:
+                _fill(running, running.network, size)
+            outcome, meter = _until_active(running)
+            note = f"p99 {outcome.quantile(0.99):.1f} ms, among {size or 'no'} other ports"
+            p50 = round(outcome.quantile(0.5), 2)
+            figures.append(Figure("create until ACTIVE, p50", p50, "ms", note, meter.steal()))
+        stages = running.client.get("/v2.0/alcor/latency").raise_for_status().json()
+        since = stages.get("latency", stages)["since_start"]
+        for name in ("program", "total"):
+            if name in since:
+                at = since[name]
+                note = f"p99 {at['p99_us'] / 1000:.2f} ms of {at['count']}"
+                figures.append(Figure(f"stage {name}, p50", round(at["p50_us"] / 1000, 2), "ms", note, meter.steal()))
+    return figures
+
+
+def lists() -> list[Figure]:
+    """All 1 400 ports of a network in one answer."""
+    with cloud() as running:
+        net = network(running.client, "10.64.0.0/16")
+        _fill(running, net, 1400)
+        call = request("GET", f"/v2.0/ports?network_id={net}", X_Roles="admin")
+        meter = Meter(running.pids)
+        outcome = asyncio.run(drive(running.port, lambda _: call, 1, count=20))
+        _check(outcome)
+        size = len(running.client.get("/v2.0/ports", params={"network_id": net}).json()["ports"])
+        return [Figure(f"list of {size} ports, p50", round(outcome.quantile(0.5), 1), "ms", "", meter.steal())]
+
+
+def _until_active(running: Running) -> tuple[Outcome, Meter]:
+    """200 ports one after the other, on two hosts by turns."""
+    calls = [
+        request("POST", "/v2.0/ports", json.dumps({"port": port}).encode(), Prefer="wait=10")
+        for port in ({"network_id": running.network, "binding:host_id": host} for host in ("h1", "h2"))
+    ]
+    asyncio.run(drive(running.port, lambda n: calls[n % 2], 1, count=20))
+    meter = Meter(running.pids)
+    outcome = asyncio.run(drive(running.port, lambda n: calls[n % 2], 1, count=200))
+    _check(outcome)
+    return outcome, meter
+
+
+def _measured(pids: dict[str, int], port: int, call: bytes, clients: int = CLIENTS) -> tuple[Outcome, Meter]:
+    meter = Meter(pids)
+    outcome = asyncio.run(drive(port, lambda _: call, clients, seconds=SECONDS))
+    _check(outcome)
+    return outcome, meter
+
+
+def _figure(what: str, outcome: Outcome, meter: Meter, note: str = "", scale: int = 1) -> Figure:
+    operations = len(outcome.latencies) * scale
+    cpu = ", ".join(f"{name} {used / operations:.0f}" for name, used in meter.cpu().items() if used >= operations)
+    words = [f"p50 {outcome.quantile(0.5):.1f} p99 {outcome.quantile(0.99):.1f} ms", f"CPU µs each: {cpu}", note]
+    return Figure(what, round(outcome.rate * scale), "/s", "; ".join(filter(None, words)), meter.steal())
+
+
+def _fill(running: Running, net: str, count: int) -> None:
+    """Ports on host h1 by bulks of 100."""
+    for _ in range(count // BULK):
+        body: dict[str, Any] = {"ports": [{"network_id": net, "binding:host_id": "h1"}] * BULK}
+        running.client.post("/v2.0/ports", json=body).raise_for_status()
+
+
+def _check(outcome: Outcome) -> None:
+    """A refused request is fast and means nothing."""
+    if outcome.refused:
+        raise SystemExit(f"bench: {outcome.refused} requests were refused, for example: {outcome.example}")
