@@ -1,4 +1,4 @@
-"""What clients ask before they ask for anything: API versions, collections, extensions. Only what works is listed. Pure."""
+"""What clients ask first: API versions, collections, extensions. Only what works is listed. Pure."""
 
 from typing import Any
 

@@ -17,6 +17,7 @@ from api.edge import AnyRequest, Call, Edge
 from planes.management.services import Resource
 from planes.model.errors import Invalid, not_found
 from planes.model.ids import parse
+from planes.model.query import Listing
 
 
 def applied(seconds: int) -> list[tuple[bytes, bytes]]:
@@ -46,7 +47,7 @@ class Handlers:
 
     async def list(self, call: Call) -> Answer:
         asked = queries.parse(call.request.scope["query_string"], self._c)
-        listing = await self._service.list(call.who, asked.query)
+        listing = await self._service.list(call.who, asked.query) if asked.possible else Listing([])
         items = [queries.select(view, asked.fields) for view in listing.items] if asked.fields else listing.items
         answer: dict[str, Any] = {self._c.plural: items}
         if asked.query.limit:

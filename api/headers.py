@@ -1,4 +1,4 @@
-"""What a request's headers say: who asks, which revision is meant, how long to wait, which trace it belongs to. Pure."""
+"""What a request's headers say: who asks, which revision is meant, how long to wait, which trace goes on. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -51,7 +51,7 @@ def if_match(headers: dict[str, str]) -> int | None:
 
 
 def wait(headers: dict[str, str], longest: float) -> int:
-    """Seconds of `Prefer: wait=N`, at most `longest`; 0 when not asked. What is not understood is ignored (RFC 7240)."""
+    """Seconds of `Prefer: wait=N`, at most `longest`; 0 when not asked. Other preferences are ignored."""
     value = headers.get("prefer")
     found = _WAIT.search(value) if value else None
     return min(int(found[1]), int(longest)) if found else 0

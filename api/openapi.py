@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: made from the very Structs that decode requests and encode answers, so it cannot drift. Pure."""
+"""The OpenAPI 3.1 document, made from the very Structs that decode requests and encode answers. Pure."""
 
 from typing import Any
 
@@ -89,7 +89,9 @@ def _header(name: str, description: str) -> dict[str, Any]:
 
 
 def _answers(status: int, schema: Any | None, *errors: int) -> dict[str, Any]:
-    headers = {"X-Openstack-Request-Id": {"schema": {"type": "string"}, "description": "Names the request and its trace."}}
+    headers = {
+        "X-Openstack-Request-Id": {"schema": {"type": "string"}, "description": "Names the request and its trace."}
+    }
     good: dict[str, Any] = {"description": "Done.", "headers": headers}
     if schema is not None:
         good["content"] = _json(schema)
@@ -101,7 +103,7 @@ def _paths(c: Collection) -> dict[str, Any]:
     shared = [_header(name, text) for name, text in _HEADERS.items()]
     key = _parameter("key", "path", _UUID if c.key == "id" else {"type": "string"})
     one, many = _object(c.singular, _ref(c.view)), {"type": "array", "items": _ref(c.view)}
-    links = {"type": "array", "items": {"type": "object"}}
+    page = _object(c.plural, many, **{f"{c.plural}_links": {"type": "array", "items": {"type": "object"}}})
     changes = [_header("If-Match", _IF_MATCH)]
     prefer = [_header("Prefer", _PREFER)] if c.waits else []
     body = {
@@ -112,7 +114,7 @@ def _paths(c: Collection) -> dict[str, Any]:
     }
     collection = {
         "parameters": shared,
-        "get": _operation(c, "list", _query(c), _answers(200, _object(c.plural, many, **{f"{c.plural}_links": links}), 400)),
+        "get": _operation(c, "list", _query(c), _answers(200, page, 400)),
         "post": _operation(
             c,
             "create",

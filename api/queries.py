@@ -9,6 +9,7 @@ from msgspec import Struct
 from api.collections import Collection
 from planes.management.listing import FALSE, TRUE, attributes, check
 from planes.model.errors import Invalid
+from planes.model.ids import parse as parse_id
 from planes.model.query import Listing, Query
 
 #: names and values in one query string
@@ -23,7 +24,11 @@ class Asked(Struct, frozen=True):
     query: Query
     fields: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
+    possible: bool = True  # False: a filter names an id that nothing can have
 
+
+#: filters whose values are ids; one that is no UUID matches nothing, as in Neutron
+IDS = ("id", "network_id", "security_group_id")
 
 NOTHING = Asked(Query())
 
@@ -40,6 +45,7 @@ def parse(raw: bytes, collection: Collection) -> Asked:
     for name, value in pairs:
         values.setdefault(name, []).append(value)
     fields = tuple(part for value in values.pop("fields", ()) for part in value.split(",") if part)
+    possible = _drop_impossible(values, collection)
     query = Query(
         limit=_limit(_last(values, "limit")),
         marker=_last(values, "marker"),
@@ -48,7 +54,25 @@ def parse(raw: bytes, collection: Collection) -> Asked:
         filters={name: tuple(given) for name, given in values.items()},
     )
     check(collection.view, query)
-    return Asked(query, fields, tuple(pairs))
+    return Asked(query, fields, tuple(pairs), possible)
+
+
+def _drop_impossible(values: dict[str, list[str]], collection: Collection) -> bool:
+    """Take out ids that are none; False when a filter then has no alternative left."""
+    for name in IDS if collection.key == "id" else ():
+        if name in values:
+            values[name] = [value for value in values[name] if _is_uuid(value)]
+            if not values[name]:
+                return False
+    return True
+
+
+def _is_uuid(value: str) -> bool:
+    try:
+        parse_id(value)
+    except Invalid:
+        return False
+    return True
 
 
 def _last(values: dict[str, list[str]], name: str) -> str:
@@ -99,8 +123,8 @@ def links(asked: Asked, listing: Listing, url: str, key: str) -> list[dict[str, 
         pairs = [*rest, ("marker", str(getattr(view, attribute))), *more]
         found.append({"rel": rel, "href": f"{url}?{urlencode(pairs)}"})
 
-    if query.page_reverse and query.marker or not query.page_reverse and listing.more:
+    if (query.page_reverse and query.marker) or (not query.page_reverse and listing.more):
         add("next", listing.items[-1])
-    if query.page_reverse and listing.more or not query.page_reverse and query.marker:
+    if (query.page_reverse and listing.more) or (not query.page_reverse and query.marker):
         add("previous", listing.items[0], ("page_reverse", "True"))
     return found

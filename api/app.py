@@ -1,0 +1,152 @@
+"""The API process: chooses the adapters, puts store, bus, cloud and REST edge together, serves until a signal ends it.
+
+Called by the command line with finished settings. The only module of `api` that knows adapters.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+
+from api.metrics import Meter
+from api.server import create_app
+from observability import logs, tracing
+from observability.latency import Latency
+from observability.tracing import Observer
+from planes.bus.nats.bus import NatsBus
+from planes.bus.protocol import Bus
+from planes.control.plane import ControlConfig
+from planes.management.cloud import Cloud, build
+from planes.management.context import ManagementConfig
+from planes.model.errors import Invalid
+from planes.model.settings import Settings
+from planes.store.protocol import Store
+from planes.store.sqlite.store import SqliteStore
+
+log = logging.getLogger(__name__)
+
+#: seconds that requests in hand may take when the process is asked to end
+DRAIN = 10
+SQLITE = "sqlite:///"
+#: VXLAN's share of a packet
+OVERHEAD = 50
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is in hand. Raises Invalid for settings that cannot be served."""
+    logs.set_up(settings.log_format, settings.log_level)
+    check(settings)
+    latency = Latency()
+    exporter = tracing.otlp(settings.otlp, "alcor-api") if settings.otlp else None
+    observer = Observer(latency, exporter)
+    try:
+        async with planes(settings, observer) as cloud:
+            meter = Meter(latency, lambda: counters(cloud, observer))
+            await serve(settings, cloud, observer, meter)
+    finally:
+        await asyncio.to_thread(observer.close)
+
+
+def check(settings: Settings) -> None:
+    """Refuse to run open: without authentication only loopback may be listened on."""
+    if settings.auth != "none":
+        raise Invalid(f"Authentication mode '{settings.auth}' is not available in this version, only none.")
+    if not _is_loopback(settings.api_host):
+        raise Invalid(f"Setting api_host is '{settings.api_host:.80}': without authentication it must be loopback.")
+    if not settings.store.startswith(SQLITE):
+        raise Invalid("Setting store must be sqlite:///path.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@asynccontextmanager
+async def planes(settings: Settings, observer: Observer) -> AsyncIterator[Cloud]:
+    """A running cloud on the store and bus that the settings name; closed in reverse."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = SqliteStore(settings.store.removeprefix(SQLITE))
+        await store.open()
+        stack.push_async_callback(store.close)
+        bus = NatsBus(settings.nats, "alcor-api", credentials=settings.nats_creds)
+        await bus.connect()
+        stack.push_async_callback(bus.close)
+        cloud = build_cloud(settings, store, bus, observer)
+        await cloud.start()
+        stack.push_async_callback(cloud.stop)
+        yield cloud
+
+
+def build_cloud(settings: Settings, store: Store, bus: Bus, observer: Observer) -> Cloud:
+    """Management and control as the settings want them."""
+    quotas = {
+        name: getattr(settings, f"quota_{name}")
+        for name in ("network", "subnet", "port", "security_group", "security_group_rule")
+    }
+    control = ControlConfig(
+        prefix=settings.prefix,
+        dead_after=settings.dead_after,
+        beacon_every=settings.beacon_every,
+        echo_after=settings.echo_from,
+    )
+    management = ManagementConfig(quotas=quotas, mtu=settings.mtu - OVERHEAD)
+    return build(
+        store,
+        bus,
+        control,
+        management,
+        finished=observer,
+        latency=observer.latency.snapshot,
+        instance=settings.instance,
+    )
+
+
+def counters(cloud: Cloud, observer: Observer) -> dict[str, int]:
+    """What the parts counted, as Prometheus counters."""
+    spans = observer.exporter.counters if observer.exporter else {}
+    return {f"{name}_total": value for name, value in {**cloud.counters(), **spans}.items()}
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without its signal handling: that would end the process before the planes are closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _end(self) -> None:
+        log.info("asked to end; finishing requests in hand")
+        self.should_exit = True
+
+
+async def serve(settings: Settings, cloud: Cloud, observer: Observer, meter: Meter) -> None:
+    """Answer requests until a signal comes."""
+    config = uvicorn.Config(
+        create_app(cloud, settings, observer, meter),
+        host=settings.api_host,
+        port=settings.api_port,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN,
+    )
+    log.info("API on http://%s:%d", settings.api_host, settings.api_port)
+    await _Server(config).serve()
