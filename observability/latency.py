@@ -1,7 +1,7 @@
 """How long each stage takes: histograms that count every sample, since start and over the last minutes.
 
-Called once per stage of every finished change and once per request, so recording costs well under a microsecond. Buckets
-are log-linear, 64 per power of two: a quantile is off by less than 1 %; count, sum and maximum are exact. No I/O.
+Called once per stage of a finished change, so recording costs less than a microsecond. Buckets are log-linear, 64 per
+power of two: a quantile is off by less than 1 %; count, sum and maximum are exact. No I/O.
 """
 
 import time

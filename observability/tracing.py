@@ -171,7 +171,7 @@ class Exporter:
 
     def close(self) -> None:
         """Send what waits; blocks for a moment, so call it last."""
-        self._processor.shutdown()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
 
 
 def otlp(endpoint: str, service: str) -> Exporter:
@@ -202,7 +202,9 @@ class Observer:
             self.exporter.export(_Failed(change, error))
 
     def _chosen(self, change: Finished) -> bool:
-        return change.status == "ERROR" or change.total >= self._slow or bool(int(change.traceparent[-2:] or "0", 16) & 1)
+        return (
+            change.status == "ERROR" or change.total >= self._slow or bool(int(change.traceparent[-2:] or "0", 16) & 1)
+        )
 
     def close(self) -> None:
         if self.exporter is not None:

@@ -5,7 +5,6 @@ anything is read. Attribute names are those of the API (`binding:host_id`), not 
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct, inspect
@@ -30,10 +29,16 @@ class Attribute(Struct, frozen=True):
     inner: dict[str, str] = {}
 
 
-@lru_cache(maxsize=64)
+#: attributes of the view types met so far, of which there are few
+_known: dict[type[Struct], dict[str, Attribute]] = {}
+
+
 def attributes(view: type[Struct]) -> dict[str, Attribute]:
     """The attributes of a view type by the names that the API uses."""
-    return {field.encode_name: _attribute(field) for field in _fields(view)}
+    found = _known.get(view)
+    if found is None:
+        found = _known[view] = {field.encode_name: _attribute(field) for field in _fields(view)}
+    return found
 
 
 def _fields(view: type[Struct]) -> tuple[inspect.Field, ...]:
@@ -122,8 +127,8 @@ def _one_has(inner: Mapping[str, str], objects: Sequence[Struct], wanted: Sequen
 def page(views: Sequence[Any], query: Query) -> Listing:
     """One page of these views: sorted (by id where nothing else decides), from behind the marker, at most `limit`.
 
-    With `page_reverse` it is the page before the marker, in the same order. Raises Invalid for a sort key that the views
-    do not have and a marker that is not among them.
+    With `page_reverse` it is the page before the marker, in the same order. Raises Invalid for a sort key that the
+    views do not have and a marker that is not among them.
     """
     if not views:
         if query.marker:

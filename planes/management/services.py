@@ -54,11 +54,19 @@ class Health(Protocol):
 class Cloud(Protocol):
     """Everything behind the REST edge."""
 
-    networks: Resource
-    subnets: Resource
-    ports: Ports
-    groups: Resource
-    rules: Resource
-    hosts: Resource
-    traces: Traces
-    health: Health
+    @property
+    def networks(self) -> Resource: ...
+    @property
+    def subnets(self) -> Resource: ...
+    @property
+    def ports(self) -> Ports: ...
+    @property
+    def groups(self) -> Resource: ...
+    @property
+    def rules(self) -> Resource: ...
+    @property
+    def hosts(self) -> Resource: ...
+    @property
+    def traces(self) -> Traces: ...
+    @property
+    def health(self) -> Health: ...
