@@ -1,13 +1,18 @@
 """The parts of a deployment, one process each: API with control plane, agent, and the creation of the tables."""
 
 import asyncio
+import contextlib
+import logging
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import structs
 
 from cli.errors import Failure
 from observability.logs import set_up
+from planes.data.driver import DriverError
+from planes.model.errors import AlcorError
 from planes.model.settings import Loaded, Settings, masked
 
 
@@ -33,6 +38,7 @@ def api(loaded: Loaded) -> None:
     checked_auth(loaded.settings)
     settings = structs.replace(loaded.settings, store=store_url(loaded.settings))
     import uvloop
+
     from api.app import run
 
     uvloop.run(run(settings))
@@ -47,23 +53,36 @@ def agent(loaded: Loaded) -> None:
     from agent.main import main
 
     set_up(settings.log_format, settings.log_level)
-    main(
-        AgentConfig(
-            host=settings.host or socket.gethostname(),
-            nats=settings.nats,
-            credentials=settings.nats_creds,
-            prefix=settings.prefix,
-            vtep=settings.vtep,
-            cloud=settings.cloud,
-            state_dir=settings.state,
-            cell=settings.cell,
-            udp_port=settings.udp_port,
-            machine=settings.machine,
-            beat_every=settings.beat_every,
-            sync_every=settings.sync_every,
-            tombstone_life=settings.tombstone_life,
+    with _recorded():
+        main(
+            AgentConfig(
+                host=settings.host or socket.gethostname(),
+                nats=settings.nats,
+                credentials=settings.nats_creds,
+                prefix=settings.prefix,
+                vtep=settings.vtep,
+                cloud=settings.cloud,
+                state_dir=settings.state,
+                cell=settings.cell,
+                udp_port=settings.udp_port,
+                machine=settings.machine,
+                beat_every=settings.beat_every,
+                sync_every=settings.sync_every,
+                tombstone_life=settings.tombstone_life,
+            )
         )
-    )
+
+
+@contextlib.contextmanager
+def _recorded() -> Iterator[None]:
+    """An error that nobody expected belongs in a part's log, with its trace; the sentence alone is for terminals."""
+    try:
+        yield
+    except (AlcorError, DriverError):
+        raise
+    except Exception:
+        logging.getLogger(__name__).exception("ended by an error")
+        raise
 
 
 def store_init(loaded: Loaded) -> str:
