@@ -131,9 +131,9 @@ class Acks:
             return
         flying = self._held.union(*self._under_way.values())
         batches: dict[str, dict[Key, tuple[Applied, str]]] = defaultdict(dict)
-        for key, (answer, author) in self._waiting.items():
-            if key not in flying and len(batches[author]) < MAX_OBJECTS:
-                batches[author][key] = (answer, author)
+        for key, item in self._waiting.items():
+            if key not in flying and len(batches[item[1]]) < MAX_OBJECTS:
+                batches[item[1]][key] = item
         for author, items in batches.items():
             if len(self._under_way) >= AT_ONCE:
                 return

@@ -85,8 +85,8 @@ class FakeControl:
 
     def put(self, item: Object, host: str = "") -> tuple[Object, Span | None]:
         """Store an object as it is; returns it with the stretch of its partition that it completes."""
-        if isinstance(item, Port):
-            self.port_host[item.id] = host
+        if item.key[0] == ObjectKind.PORT and host:
+            self.port_host[item.key[2]] = host
         self.rows[item.key] = item
         return item, self._span(item)
 
@@ -196,7 +196,9 @@ class FakeControl:
         if pull.what == What.BUCKET:
             top = self.tops.get((pull.scope, pull.part), 0)
             return _pages(self._addresses(pull.scope, pull.part, pull.since), pull, (Span(pull.part, pull.since, top),))
-        own = [i for k, i in self.rows.items() if k[1] == pull.scope and k[0] in (1, 2, 3) and not isinstance(i, Gone)]
+        own: list[Object] = [
+            i for k, i in self.rows.items() if k[1] == pull.scope and k[0] in (1, 2, 3) and not isinstance(i, Gone)
+        ]
         parts = sorted(part for network, part in self.tops if network == pull.scope and part != WHOLE)
         spans = [Span(WHOLE, 0, self.tops.get((pull.scope, WHOLE), 0))]
         for part in parts:

@@ -81,7 +81,7 @@ class KernelNetwork:
 
     def specs(self) -> list[Spec]:
         kept = (self.members, self.policies, self.ports, self.peers, self.remotes)
-        return [self.spec, *(spec for each in kept for spec in each.values())]  # type: ignore[attr-defined]
+        return [self.spec, *(spec for each in kept for spec in each.values())]
 
     # -- packets ----------------------------------------------------------------------------------------------------
 
