@@ -1,6 +1,6 @@
 """Hosts, instances and real packets for the kernel tests: everything in namespaces of its own, removed at the end.
 
-A `World` is a machine room: a bridge as underlay, host namespaces on it, a driver in each, and instances plugged into ports.
+A `World` is a machine room: a bridge as underlay, host namespaces on it with a driver in each, instances on ports.
 Probes run in threads inside the instances' namespaces; a probe answers whether the packet arrived.
 """
 

@@ -66,9 +66,7 @@ async def drop(network: Network, ports: Sequence[bytes]) -> Reasons:
         name = port_link_names(port)[0]
         link = network.links.get(name)
         if link and link.alias != ids.text(port):
-            failed["port", network.network, port] = (
-                f"the link {name} in {network.name} belongs to {link.alias or 'somebody else'}"
-            )
+            failed["port", network.network, port] = _foreign(network, link)
             continue
         names.append(name)
         if link:
