@@ -69,6 +69,7 @@ class FakeControl:
         self.pulls: list[Pull] = []
         self.refuse: Callable[[str], bool] = lambda subject: False  # subjects that get no answer
         self.answer: Callable[[str, Message], bytes | None] = lambda subject, message: None  # other bytes instead
+        self._registrations: set[str] = set()
         self._revs = itertools.count(1000)
         self._now = now_us
 
@@ -157,7 +158,9 @@ class FakeControl:
             self.syncs.append(sync)
             self._reply(message, Synced(tuple(self._differences(envelope.sender, sync)), 0, self._epoch(token)))
         elif message.subject.endswith(".register"):
-            self._reply(message, self._register(codec.decode(message.data, Register)[1]))
+            if message.reply not in self._registrations:  # a doubled request is still one
+                self._registrations.add(message.reply)
+                self._reply(message, self._register(codec.decode(message.data, Register)[1]))
         else:
             envelope, pull = codec.decode(message.data, Pull)
             self.pulls.append(pull)

@@ -7,6 +7,7 @@ import pytest
 
 from agent.core.objects import Objects, Verdict
 from agent.core.tops import Tops
+from planes.bus.protocol import Event
 from planes.goalstate import codec
 from planes.goalstate.codec import Message
 from planes.goalstate.messages import (
@@ -139,7 +140,7 @@ def test_what_came_between_the_first_and_the_last_page_is_not_swept() -> None:
         c.rows.pop((5, NET, ip(110)))
         state.scopes.pull_whole((What.NETWORK, NET))
         state.context.counters["swept"] = 0
-        world.agents["h1"]._on_bus(type("E", (), {"name": "slow"})())  # type: ignore[arg-type]
+        world.agents["h1"]._on_bus(Event("slow"))  # any event carries the pull out
         await world.settle()
         await asyncio.sleep(5)
         assert sent
