@@ -73,7 +73,10 @@ def _discovery(edge: Edge) -> list[HTTPRouteHandler]:
         return Answer(encode({"versions": discovery.versions(_base(call))}), call.id)
 
     async def resources(call: Call) -> Answer:
-        return Answer(encode({"resources": discovery.resources(_base(call))}), call.id)
+        base = _base(call)
+        # openstacksdk, when this is its endpoint, looks for "version" here; Neutron's own clients for "resources".
+        found = {"version": discovery.versions(base)[0], "resources": discovery.resources(base)}
+        return Answer(encode(found), call.id)
 
     async def extensions(call: Call) -> Answer:
         return Answer(encode({"extensions": discovery.extensions()}), call.id)
