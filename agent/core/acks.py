@@ -115,7 +115,7 @@ class Acks:
             keys = list(owed.keys)
         else:
             port = self._goals.port(key[2])
-            if port is None:
+            if port is None or self._goals.waits(port):
                 return None
             keys = self._goals.needs(port)
             if any(need not in self._plan.desired for need in keys):

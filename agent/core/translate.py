@@ -1,7 +1,9 @@
 """Goal objects to driver specs: each spec is a function of the objects that exist now, whatever order they came in.
 
 Called by `AgentState`: objects go in by `put` and `remove`, which mark the spec keys that they may change; `spec`
-computes one. Nothing is said of a port until its network, its subnets and its groups are known (rule: fail closed).
+computes one. A port exists as soon as its network is known, with the addresses whose subnets are; it forwards nothing
+until the policy of its groups is in (fail closed), and it never goes away because something it needs is not known yet:
+an instance would lose its interface.
 """
 
 from collections.abc import Iterable
@@ -265,18 +267,21 @@ class Goals:
         return PolicySpec(network, identity, tuple(sorted(rules)))
 
     def _port_spec(self, view: NetworkView, port: Port | None) -> PortSpec | None:
-        if port is None or self.waits(port):
+        if port is None:
             return None
         return PortSpec(
             port.network,
             port.id,
             port.mac,
-            tuple(ip for ip in port.ips if len(ip) == IPV4),
+            tuple(ip for ip in port.ips if self._lies_in_a_subnet(view, ip)),
             port.identity if port.security else 0,
             port.admin_up,
             port.security,
             tuple(pair for pair in port.pairs if len(pair[0]) == IPV4),
         )
+
+    def _lies_in_a_subnet(self, view: NetworkView, ip: bytes) -> bool:
+        return len(ip) == IPV4 and any(_inside(ip, subnet) for subnet in view.subnets.values())
 
     def _remote_spec(self, network: bytes, view: NetworkView, ip: bytes) -> RemoteSpec | None:
         item = view.neighbours.get(ip)
@@ -286,12 +291,12 @@ class Goals:
         return RemoteSpec(network, ip, peer.mac) if peer is not None else None
 
     def waits(self, port: Port) -> str:
-        """Why a port cannot be programmed yet, in words; empty when it can."""
+        """Why a port cannot be what it should be yet, in words; empty when it can."""
         view = self.networks[port.network]
         if view.network is None:
             return "waits for its network"
         for ip in port.ips:
-            if len(ip) == IPV4 and not any(_inside(ip, subnet) for subnet in view.subnets.values()):
+            if len(ip) == IPV4 and not self._lies_in_a_subnet(view, ip):
                 return f"waits for the subnet of {ip_text(ip)}"
         if port.security and any(group not in self.groups for group in port.groups):
             return "waits for its security groups"
