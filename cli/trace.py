@@ -9,7 +9,7 @@ from rich.text import Text
 from cli.client import Client
 from planes.model.settings import Loaded
 
-WIDTH = 48
+WIDTH = 36
 
 
 def fetch(loaded: Loaded, id_: str) -> dict[str, Any]:
@@ -56,10 +56,10 @@ def waterfall(change: dict[str, Any]) -> Table:
 
 
 def bar_of(start: int, duration: int, whole: int, width: int = WIDTH) -> str:
-    """A bar of at least one cell, in a field of `width` cells that stands for `whole`."""
+    """A bar of at least one cell, indented to its place in `width` cells that stand for `whole`."""
     first = min(width - 1, start * width // whole)
     cells = max(1, min(width - first, round(duration * width / whole)))
-    return (" " * first + "━" * cells).ljust(width)
+    return " " * first + "━" * cells
 
 
 def milliseconds(us: int) -> str:

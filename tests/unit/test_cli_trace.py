@@ -20,7 +20,7 @@ def printed(stages: list[dict[str, Any]]) -> list[str]:
 
 
 def test_bars_show_when_and_how_long() -> None:
-    assert bar_of(0, 50, 100, 10) == "━━━━━     "
+    assert bar_of(0, 50, 100, 10) == "━━━━━"
     assert bar_of(50, 50, 100, 10) == "     ━━━━━"
     assert bar_of(100, 0, 100, 10) == "         ━"
     assert bar_of(90, 60, 100, 10) == "         ━"
