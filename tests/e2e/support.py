@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -83,24 +84,30 @@ class Up:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             stdin=subprocess.DEVNULL,
-            text=True,
             cwd=ROOT,
             env=_environment({}),
         )
         self.ready: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        assert self.process.stdout is not None
-        watchdog = time.monotonic() + START_SECONDS
-        os.set_blocking(self.process.stdout.fileno(), False)
-        line = ""
-        while not line.endswith("\n"):
-            line += self.process.stdout.read() or ""
-            assert time.monotonic() < watchdog, f"not ready in time: {self.said()}"
-            assert self.process.poll() is None, f"ended: {self.said()}"
-            time.sleep(0.02)
-        self.ready = json.loads(line)
+        try:
+            self.ready = json.loads(self._first_line())
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _first_line(self) -> bytes:
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + START_SECONDS
+        line = b""
+        while not line.endswith(b"\n"):
+            readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            assert readable, f"not ready in {START_SECONDS} s: {self.said()}"
+            part = os.read(self.process.stdout.fileno(), 65536)
+            assert part, f"ended with {self.process.wait()}: {self.said()}"
+            line += part
+        return line
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
