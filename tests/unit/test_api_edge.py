@@ -203,8 +203,8 @@ async def test_failures_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture
         async def away(*_: Any) -> Any:
             raise Unavailable("The store does not answer.", retry_after=7)
 
-        cloud.networks.create = broken  # type: ignore[method-assign]
-        cloud.networks.get = away  # type: ignore[method-assign]
+        cloud.networks.create = broken  # type: ignore[assignment, method-assign]
+        cloud.networks.get = away  # type: ignore[assignment, method-assign]
         async with client(create_app(cloud, observer=Observer(Latency()))) as http:
             answer = await http.post("/v2.0/networks", json={"network": {}})
             assert answer.status_code == 500
