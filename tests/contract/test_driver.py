@@ -13,7 +13,7 @@ from planes.data.driver import Driver, NetworkSpec, PeerSpec, PortSpec, RemoteSp
 from planes.data.memory.driver import MemoryDriver
 from planes.data.memory.fabric import Fabric
 from planes.model.addresses import vtep_mac
-from tests.kernel.support import World, ident, ip, members, network, open_policy, policy, port
+from tests.kernel.support import World, eventually, ident, ip, members, network, open_policy, policy, port
 
 ICMP, TCP = 1, 6
 SEND = RuleSpec(True)
@@ -91,15 +91,14 @@ class MemoryRoom(Room):
         """A fake port is its own instance."""
 
     async def ping(self, source: PortSpec, destination: bytes) -> bool:
-        return self._arrives(source, destination, ICMP, 8)
+        return self._arrives(source, destination, ICMP, dport=0, sport=8)
 
     async def tcp(self, source: PortSpec, destination: bytes, dport: int) -> bool:
-        return self._arrives(source, destination, TCP, dport)
+        return self._arrives(source, destination, TCP, dport, sport=40_000)
 
-    def _arrives(self, source: PortSpec, destination: bytes, protocol: int, dport: int) -> bool:
-        return (
-            self._fabric.arrives(source.network, source.id, source.ips[0], destination, protocol, dport)[0] is not None
-        )
+    def _arrives(self, source: PortSpec, destination: bytes, protocol: int, dport: int, sport: int) -> bool:
+        packet = (source.ips[0], destination, protocol, dport, sport)
+        return self._fabric.arrives(source.network, source.id, *packet)[0] is not None
 
     async def close(self) -> None:
         for driver in self.drivers:
@@ -169,9 +168,9 @@ async def test_only_what_the_rules_say_passes_and_its_replies(room: Room) -> Non
     assert not await room.tcp(a, b.ips[0], 82)
     assert not await room.ping(a, b.ips[0])
     assert not await room.tcp(b, a.ips[0], 80)
-    await room.put(1, policy(net, 2, RuleSpec(False, ICMP)))
+    await room.put(1, policy(net, 2, RuleSpec(False, ICMP, 8, 0)))
     assert await room.ping(a, b.ips[0])
-    assert not await room.tcp(a, b.ips[0], 81)
+    assert not await room.tcp(a, b.ips[0], 80), "a flow that is new"
 
 
 async def test_a_remote_group_matches_the_senders_identity(room: Room) -> None:
@@ -212,7 +211,7 @@ async def test_a_port_that_is_down_gets_nothing(room: Room) -> None:
     await room.put(0, msgspec.structs.replace(b, admin_up=False))
     assert not await room.ping(a, b.ips[0])
     await room.put(0, b)
-    assert await room.ping(a, b.ips[0])
+    assert await eventually(lambda: room.ping(a, b.ips[0]))
 
 
 async def test_what_was_put_is_held_and_what_was_dropped_is_not(room: Room) -> None:

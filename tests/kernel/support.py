@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from planes.data.driver import (
@@ -134,6 +134,14 @@ class World:
     async def inside(self, port: PortSpec, work: Callable[[], T]) -> T:
         """Run `work` in a thread inside the port's instance."""
         return await inside(self._instances[port.id], work)
+
+
+async def eventually(probe: Callable[[], Awaitable[bool]], tries: int = 8) -> bool:
+    """Whether a probe succeeds within some tries: a device that went up, or an ARP that was refused, takes a second."""
+    for _ in range(tries):
+        if await probe():
+            return True
+    return False
 
 
 async def inside(namespace: str, work: Callable[[], T]) -> T:

@@ -16,6 +16,7 @@ from planes.model import ids
 from tests.kernel.support import (
     Host,
     World,
+    eventually,
     ident,
     inside,
     ip,
@@ -129,12 +130,12 @@ async def test_a_changed_port_keeps_what_is_the_same_and_loses_what_is_not(world
     assert {address for address, _ in seen.footprints[hosts_].addresses} == {ip("10.0.0.15")}
 
 
-def _address(text: str) -> None:
+def _address(text: str, device: str = "eth0", prefix: int = 32) -> None:
     route = Netlink()
     try:
-        index = netlink.link(route, "eth0")
+        index = netlink.link(route, device)
         assert index is not None
-        message = netlink.Message(netlink.NEWADDR, netlink.CHANGE, netlink.address(ip(text), 32, index.ifindex))
+        message = netlink.Message(netlink.NEWADDR, netlink.CHANGE, netlink.address(ip(text), prefix, index.ifindex))
         assert not route.send([message])
     finally:
         route.close()
@@ -282,3 +283,36 @@ async def test_without_privilege_open_says_what_is_missing(world: World) -> None
     assert process.returncode
     assert DriverError.__name__.encode() in errors
     assert b"CAP_NET_ADMIN and CAP_SYS_ADMIN" in errors
+
+
+async def test_a_host_that_comes_back_with_another_address_uses_it(world: World) -> None:
+    one, two = await world.start(2)
+    net = network("net", 312)
+    a, b = port(net, "a", "10.0.0.5"), port(net, "b", "10.0.0.6")
+    await join(net, {"a": (one, a), "b": (two, b)}, [open_policy(net)])
+    world.plug(one, a)
+    world.plug(two, b)
+    assert await world.ping(a, b.ips[0])
+    one.vtep = ip("172.31.0.77")
+    await inside(one.name, lambda: _address("172.31.0.77", "u0", 24))
+    await one.restart()
+    await one.put(net, peer(net, two), remote(net, b.ips[0], two))
+    await two.put(peer(net, one))
+    assert await eventually(lambda: world.ping(a, b.ips[0]))
+    seen = one.driver.networks()[0].read()
+    assert seen.vxlan is not None
+    assert seen.vxlan.local == one.vtep
+
+
+async def test_rules_that_somebody_removed_come_back_closed(world: World) -> None:
+    (one,) = await world.start(1)
+    net = network("net", 313)
+    a, b = port(net, "a", "10.0.0.5"), port(net, "b", "10.0.0.6")
+    await one.put(net, open_policy(net), a, b)
+    world.plug(one, a)
+    world.plug(one, b)
+    one.driver.networks()[0].nft.run("flush ruleset")
+    await one.restart()
+    assert not await world.ping(a, b.ips[0])
+    await one.put(net, open_policy(net), a, b)
+    assert await eventually(lambda: world.ping(a, b.ips[0]))

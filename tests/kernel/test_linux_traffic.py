@@ -14,6 +14,7 @@ from planes.data.linux import namespaces
 from tests.kernel.support import (
     World,
     checksum,
+    eventually,
     ident,
     inside,
     ip,
@@ -139,7 +140,7 @@ async def test_a_port_forwards_nothing_before_its_policy(world: World) -> None:
     assert one.driver.counters()["no_policy"] >= 1
     assert one.driver.counters()["no_port"] >= 1
     await one.put(open_policy(net, 2))
-    assert await world.ping(a, b.ips[0])
+    assert await eventually(lambda: world.ping(a, b.ips[0]))
     await one.drop(open_policy(net, 2).key)
     assert not await world.ping(a, b.ips[0])
     await one.put(open_policy(net, 2))
@@ -233,8 +234,8 @@ async def test_a_port_that_is_down_neither_sends_nor_receives(world: World) -> N
     assert not await world.ping(a, b.ips[0])
     assert not await world.ping(b, a.ips[0])
     await one.put(a)
-    assert await world.ping(a, b.ips[0])
-    assert await world.ping(b, a.ips[0])
+    assert await eventually(lambda: world.ping(a, b.ips[0]))
+    assert await eventually(lambda: world.ping(b, a.ips[0]))
 
 
 async def test_an_address_that_moves_is_found_at_its_new_place(world: World) -> None:

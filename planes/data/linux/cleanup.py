@@ -5,7 +5,7 @@ Called by the command line. It asks nobody: names under /run/netns and aliases o
 
 import asyncio
 
-from planes.data.linux import namespaces, readback
+from planes.data.linux import namespaces, netlink, readback
 from planes.data.linux.netlink import Netlink
 
 
@@ -24,13 +24,20 @@ def _remove(cloud: str) -> int:
 
 
 def _ours(name: str) -> bool:
-    """Whether the namespace's loopback says whose network it is. One that cannot be entered has no content left."""
+    """Whether the namespace's loopback says whose network it is; if so its links go at once, both ends of each pair.
+
+    A name that cannot be entered has no namespace behind it any more.
+    """
     try:
         with namespaces.entered(name):
             route = Netlink()
     except OSError:
         return True
     try:
-        return bool(readback.owner(route))
+        if not readback.owner(route):
+            return False
+        doomed = [link.ifindex for link in netlink.links(route) if link.name != "lo"]
+        netlink.delete_together(route, doomed, netlink.DOOMED)
+        return True
     finally:
         route.close()

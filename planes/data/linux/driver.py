@@ -21,7 +21,7 @@ from planes.data.driver import (
     Spec,
     SpecKey,
 )
-from planes.data.linux import namespaces, nfnetlink, nft, vif
+from planes.data.linux import namespaces, netlink, nfnetlink, nft, vif
 from planes.data.linux.netlink import Netlink
 from planes.data.linux.network import Host, Network, Reasons, Refused
 from planes.data.linux.nfnetlink import ARP, INET
@@ -29,8 +29,6 @@ from planes.data.linux.nft import NftError
 from planes.data.linux.skeleton import TABLE
 from planes.model import ids
 
-#: links that are about to be deleted are gathered in this group
-DOOMED = 77
 #: rule N17: entries in the neighbour table, which all namespaces share
 _NEIGHBOURS = 1 << 20
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
@@ -48,7 +46,7 @@ K = TypeVar("K")
 class LinuxDriver:
     """Implements `planes.data.driver.Driver`. The host's namespace is the one that the process is in at `open()`."""
 
-    def __init__(self, cloud: str, *, port: int = 4789, group: int = DOOMED) -> None:
+    def __init__(self, cloud: str, *, port: int = 4789, group: int = netlink.DOOMED) -> None:
         self._cloud = cloud
         self._port = port
         self._group = group
@@ -62,7 +60,11 @@ class LinuxDriver:
         raise_neighbour_limits()
         namespace = namespaces.current()
         self._host = Host(self._cloud, namespace, Netlink(), vtep, vtep_mac, self._port, self._group)
-        await asyncio.to_thread(self._take_over)
+        try:
+            await asyncio.to_thread(self._take_over)
+        except BaseException:
+            await self.close()
+            raise
 
     def _take_over(self) -> None:
         host = self._opened()
@@ -144,6 +146,9 @@ class LinuxDriver:
         host = self._opened()
         network = self._networks.get(spec.network)
         if network is None:
+            holder = next((one for one in self._networks.values() if one.vni == spec.vni), None)
+            if holder:
+                raise Refused(f"network {ids.text(holder.network)} has this vni here")
             network = Network(host, spec.network, spec.vni)
             network.build()
             self._networks[spec.network] = network

@@ -16,7 +16,7 @@ from msgspec import Struct
 from planes.data.driver import MembersSpec, NetworkSpec, PeerSpec, PolicySpec, RemoteSpec, SpecKey
 from planes.data.linux import namespaces, netlink, nfnetlink, readback, skeleton
 from planes.data.linux.netlink import Link, Message, Netlink
-from planes.data.linux.nfnetlink import INET, Change, Element
+from planes.data.linux.nfnetlink import ARP, INET, Change, Element
 from planes.data.linux.nft import Nft, NftError
 from planes.data.linux.skeleton import TABLE, VXLAN, Footprint
 from planes.model import ids
@@ -125,9 +125,17 @@ class Network:
         taken = cls(host, network, vni)
         with namespaces.entered(name):
             taken._open()
+        taken._restore_rules()
         taken._remember(taken.read())
         taken._gateways = readback.gateways(name)
         return taken
+
+    def _restore_rules(self) -> None:
+        """Without its tables a namespace would forward anything: if one is missing, both are made anew, closed."""
+        for family in (INET, ARP):
+            if "input" not in nfnetlink.chain_names(self.filters, family, TABLE):
+                self.nft.run(skeleton.RENEWAL)
+                return
 
     def read(self) -> readback.Snapshot:
         """What the kernel holds now."""
@@ -162,14 +170,11 @@ class Network:
             namespaces.delete(self.name)
 
     def delete_links(self, indexes: Iterable[int]) -> None:
-        """Delete links at the cost of one, on a socket of its own: the kernel waits for RCU once per request."""
+        """Delete links, on a socket of its own so that nothing waits behind it."""
         with namespaces.entered(self.name):
             own = Netlink()
         try:
-            group = netlink.group_attr(self.host.group)
-            for _, part in netlink.chunks([netlink.set_link(index, attributes=group) for index in indexes]):
-                own.send(part)  # a link that is gone already is no failure
-            failures = [f for f in own.send([netlink.delete_group(self.host.group)]) if f.errno != errno.ENODEV]
+            failures = netlink.delete_together(own, indexes, self.host.group)
         finally:
             own.close()
         if failures:
@@ -211,16 +216,18 @@ class Network:
             device = self._make_device(spec, alias)
         elif device.alias != alias:
             raise Refused(f"the device {VXLAN} in {self.name} belongs to {device.alias or 'somebody else'}")
-        elif device.mac != host.vtep_mac:
-            self._do(
-                "change the vxlan device", [netlink.set_link(device.ifindex, attributes=netlink.attr(1, host.vtep_mac))]
-            )
-            device = device._replace(mac=host.vtep_mac)
+        elif (device.mac, device.local) != (host.vtep_mac, host.vtep):
+            # a changed device would refuse identities from the wire (kernel 6.14 and later), so it is made anew; its
+            # peers and remotes follow with the goal state
+            self.delete_links([device.ifindex])
+            device = self._make_device(spec, alias)
         self._vxlan = device
         return device
 
     def _make_device(self, spec: NetworkSpec, alias: str) -> Link:
         host = self.host
+        with namespaces.entered(self.name):  # proxy ARP is for ports alone, and devices inherit the default
+            namespaces.sysctl("ipv4/conf/default/proxy_arp", 0)
         namespace = namespaces.open_namespace(self.name)
         try:
             message = netlink.vxlan(
@@ -231,13 +238,12 @@ class Network:
             os.close(namespace)
         if failures:
             raise Refused(f"cannot create vxlan: {failures[0].text}")
-        # proxy ARP is for ports alone, so it becomes the default only once this device exists
         with namespaces.entered(self.name):
             namespaces.sysctl("ipv4/conf/default/proxy_arp", 1)
         up = netlink.set_link(_VXLAN_INDEX, up=True, attributes=netlink.alias_attr(alias))
         self._do("bring up vxlan", [up, netlink.neighbour_timing(_VXLAN_INDEX, probes=0)])
         self._prefixes = frozenset()
-        return Link(_VXLAN_INDEX, VXLAN, alias, host.vtep_mac, spec.mtu, True)
+        return Link(_VXLAN_INDEX, VXLAN, alias, host.vtep_mac, spec.mtu, True, host.vtep)
 
     # ---- groups and policies -----------------------------------------------------------------------------------------
 

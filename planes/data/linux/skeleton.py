@@ -94,6 +94,9 @@ table arp {TABLE} {{
 }}
 """
 
+#: the same in place of whatever part of it is there, in one transaction
+RENEWAL = "".join(f"table {f} {TABLE}\ndelete table {f} {TABLE}\n" for f in ("inet", "arp")) + RULESET
+
 #: the sets whose elements begin with an interface's name
 BY_INTERFACE = (
     (INET, "speakers"), (INET, "ranges"), (INET, "open"), (INET, "identity"), (INET, "egress"), (INET, "ingress"),
