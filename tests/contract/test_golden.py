@@ -4,6 +4,8 @@ A test that fails here means that a field was moved, removed or retyped. Append 
 version and read docs/southbound.md first; never edit the bytes to make the test pass.
 """
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -165,3 +167,17 @@ def test_another_version_kind_or_seal_is_told_apart_from_garbage() -> None:
 def test_every_object_and_message_has_golden_bytes() -> None:
     assert {type(item) for item in OBJECTS.values()} == set(Object.__args__)
     assert {type(item) for item in MESSAGES.values()} == set(Message.__args__)
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "southbound.md"
+
+
+@pytest.mark.parametrize("struct", [*(type(each) for each in OBJECTS.values()), *(type(m) for m in MESSAGES.values())])
+def test_the_document_names_the_fields_in_their_order(struct: type[msgspec.Struct]) -> None:
+    row = next(
+        line for line in DOCUMENT.read_text().splitlines() if re.match(rf"\|( \d+ \|)? `{struct.__name__}` \|", line)
+    )
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    fields = cells[2] if cells[0].isdigit() else cells[1]
+    named = [re.sub(r" \(.*", "", field) for field in re.split(r", (?![^(]*\))", fields)]
+    assert named == list(struct.__struct_fields__)
