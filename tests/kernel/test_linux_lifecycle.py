@@ -157,6 +157,7 @@ async def test_a_port_whose_instance_was_deleted_comes_back(world: World) -> Non
     assert a.key not in await one.driver.held()
     await one.put(a)
     assert a.key in await one.driver.held()
+    assert one.driver.counters()["repairs"] == 1
     world.plug(one, a)
     assert await world.ping(b, a.ips[0])
 

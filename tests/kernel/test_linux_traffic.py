@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from planes.data.driver import RuleSpec, SubnetSpec
-from planes.data.linux import namespaces
+from planes.data.linux import namespaces, skeleton
 from tests.kernel.support import (
     World,
     checksum,
@@ -263,6 +263,24 @@ async def test_large_packets_pass_up_to_the_mtu_and_the_sender_is_told_beyond(wo
     world.plug(two, b)
     assert await world.inside(a, lambda: ping(b.ips[0], 0.5, payload=1450 - 28))
     assert await world.inside(a, lambda: ping(b.ips[0], 0.5, payload=4000)), "fragments are reassembled and pass"
+
+
+async def test_a_port_holds_a_bounded_number_of_connections(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skeleton, "CONNECTIONS", 3)
+    one, two = await world.start(2)
+    net = network("net", 120)
+    a, b = port(net, "a", "10.0.0.5"), port(net, "b", "10.0.0.6")
+    await one.put(net, open_policy(net), a, peer(net, two), remote(net, b.ips[0], two))
+    world.plug(one, a)
+
+    def flood() -> None:
+        for _ in range(10):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.sendto(b"x", ("10.0.0.6", 9))
+
+    await eventually(lambda: world.ping(a, ip("10.0.0.1")))
+    await world.inside(a, flood)
+    assert one.driver.counters()["connections"] == 7
 
 
 # ---- packets by hand ----------------------------------------------------------------------------------------------

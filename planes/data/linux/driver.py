@@ -225,7 +225,8 @@ def _of(specs: dict[type[Spec], list[Spec]], kind: type[S]) -> list[S]:
 
 
 def _add(total: dict[str, int], network: Network) -> None:
-    """Add what a network's filters have dropped, by reason."""
+    """Add what a network's filters have dropped, by reason, and what had to be repaired."""
+    total["repairs"] = total.get("repairs", 0) + network.repairs
     for family, prefix in ((INET, ""), (ARP, "arp_")):
         for name, count in nfnetlink.counters(network.filters, family, TABLE).items():
             total[prefix + name] = total.get(prefix + name, 0) + count

@@ -76,6 +76,7 @@ class Network:
         self.footprints: dict[str, Footprint] = {}
         self.chains: set[str] = set()
         self.next_index = _FIRST_PORT_INDEX
+        self.repairs = 0  # things found missing and made again
         self._vxlan: Link | None = None
         self._gateways: frozenset[bytes] = frozenset()
         self._prefixes: frozenset[tuple[bytes, int]] = frozenset()
@@ -135,6 +136,7 @@ class Network:
         for family in (INET, ARP):
             if "input" not in nfnetlink.chain_names(self.filters, family, TABLE):
                 self.nft.run(skeleton.RENEWAL)
+                self.repairs += 1
                 return
 
     def read(self) -> readback.Snapshot:

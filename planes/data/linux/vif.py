@@ -135,6 +135,7 @@ def _connect(network: Network, jobs: list[_Job]) -> Reasons:
         if code == errno.ENODEV and job.link is not None:
             network.links.pop(job.name, None)
             job.link = None
+            network.repairs += 1
             vanished.append(job)
         elif code == errno.EEXIST and job.link is None and _adopt(network, job):
             vanished.append(job)
