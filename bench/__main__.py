@@ -14,6 +14,7 @@ PARTS = {
     "active": "bench.api:active",
     "lists": "bench.api:lists",
     "kernel": "bench.kernel:kernel",
+    "store": "bench.embedded:store",
 }
 
 

@@ -108,5 +108,5 @@ def test_help_imports_no_heavy_library() -> None:
 
 
 def test_a_table_is_as_wide_as_its_content() -> None:
-    rows = [{"name": "a", "port_id": 1}, {"name": "long", "port_id": ""}]
+    rows: list[dict[str, object]] = [{"name": "a", "port_id": 1}, {"name": "long", "port_id": ""}]
     assert table(("name", "port_id"), rows) == "NAME  PORT ID\na     1\nlong  -"
