@@ -27,7 +27,7 @@ from planes.data.driver import (
     SpecKey,
     SubnetSpec,
 )
-from planes.data.linux import hosts, namespaces
+from planes.data.linux import hosts, namespaces, netlink
 from planes.data.linux.cleanup import remove_all
 from planes.data.linux.driver import LinuxDriver
 from planes.model.addresses import ip_text, vtep_mac
@@ -118,7 +118,10 @@ class World:
         name = self.namespace(f"i{len(self._names)}")
         address = ip_text(port.ips[0])
         gateway = gateway or address.rsplit(".", 1)[0] + ".1"
-        hosts.plug(hosts.port_link_names(port.id)[1], name, host.name, address, prefix, gateway)
+        near, far = hosts.port_link_names(port.id)
+        hosts.plug(far, name, host.name, address, prefix, gateway)
+        for net in host.driver.networks():
+            netlink.link(net.route, near)  # makes the kernel notice the carrier now, not within the next second
         self._instances[port.id] = name
         return name
 

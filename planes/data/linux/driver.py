@@ -7,6 +7,7 @@ cloud's name and alias.
 
 import asyncio
 import os
+import resource
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -26,13 +27,15 @@ from planes.data.linux.netlink import Netlink
 from planes.data.linux.network import Host, Network, Reasons, Refused
 from planes.data.linux.nfnetlink import ARP, INET
 from planes.data.linux.nft import NftError
-from planes.data.linux.skeleton import TABLE
+from planes.data.linux.skeleton import TABLE, port_link_names
 from planes.model import ids
 
 #: rule N17: entries in the neighbour table, which all namespaces share
 _NEIGHBOURS = 1 << 20
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 
+#: rule N17: what one host carries at most
+_MOST_NETWORKS, _MOST_PORTS = 4_000, 16_000
 #: objects sorted before the loop runs again
 _PAUSE = 4_096
 #: what a kernel, or another owner, may answer
@@ -57,6 +60,8 @@ class LinuxDriver:
 
     async def open(self, vtep: bytes, vtep_mac: bytes) -> None:
         _require()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three sockets for each network
         raise_neighbour_limits()
         namespace = namespaces.current()
         self._host = Host(self._cloud, namespace, Netlink(), vtep, vtep_mac, self._port, self._group)
@@ -125,7 +130,7 @@ class LinuxDriver:
         failed: dict[SpecKey, str] = {}
         for spec in _of(specs, NetworkSpec):
             try:
-                await asyncio.to_thread(self._put_network, spec)
+                await self._put_network(spec)
             except _EXPECTED as error:
                 failed[spec.key] = f"vni {spec.vni}: {error}"
         network = self._networks.get(network_id)
@@ -137,24 +142,39 @@ class LinuxDriver:
         for member in _of(specs, MembersSpec):
             failed |= await _attempt(network, lambda m=member: network.put_members(m), [member])  # type: ignore[misc]
         failed |= await _attempt(network, lambda: network.put_policies(policies), policies)
+        failed |= (full := self._refuse(network, ports))
+        ports = [spec for spec in ports if spec.key not in full]
         failed |= await _attempt(network, lambda: vif.put(network, ports), ports)
         failed |= await _attempt(network, lambda: network.put_peers(peers), peers)
         failed |= await _attempt(network, lambda: network.put_remotes(remotes), remotes)
         return failed
 
-    def _put_network(self, spec: NetworkSpec) -> None:
-        host = self._opened()
+    async def _put_network(self, spec: NetworkSpec) -> None:
         network = self._networks.get(spec.network)
         if network is None:
-            holder = next((one for one in self._networks.values() if one.vni == spec.vni), None)
-            if holder:
-                raise Refused(f"network {ids.text(holder.network)} has this vni here")
-            network = Network(host, spec.network, spec.vni)
-            network.build()
+            network = self._place_for(spec)
+            await asyncio.to_thread(network.build)
             self._networks[spec.network] = network
         elif network.vni != spec.vni:
             raise Refused(f"the network is here already as vni {network.vni}")
-        network.put(spec)
+        await asyncio.to_thread(network.put, spec)
+
+    def _place_for(self, spec: NetworkSpec) -> Network:
+        """A network that is yet to be built, if there is room for one."""
+        holder = next((one for one in self._networks.values() if one.vni == spec.vni), None)
+        if holder:
+            raise Refused(f"network {ids.text(holder.network)} has this vni here")
+        if len(self._networks) >= _MOST_NETWORKS:
+            raise Refused(f"the host is full: it has {_MOST_NETWORKS} networks")
+        return Network(self._opened(), spec.network, spec.vni)
+
+    def _refuse(self, network: Network, ports: list[PortSpec]) -> Reasons:
+        """Which ports there is no room for on this host."""
+        room = _MOST_PORTS - sum(len(one.links) for one in self._networks.values())
+        if len(ports) <= room:
+            return {}
+        new = [spec for spec in ports if port_link_names(spec.id)[0] not in network.links]
+        return {spec.key: f"the host is full: it has {_MOST_PORTS} ports" for spec in new[max(room, 0) :]}
 
     # ---- drops -------------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ def plug(link: str, namespace: str, host_namespace: str, address: str, prefix: i
             netlink.set_link(index, up=True),
         ]
         _send_here(f"configure eth0 in {namespace}", messages)
+        _present("eth0", namespace)  # makes the kernel notice the carrier now, not within the next second
         if gateway:
             default = netlink.default_route(_packed(gateway), index)
             _send_here(f"route by {gateway} in {namespace}", [Message(netlink.NEWROUTE, netlink.CHANGE, default)])

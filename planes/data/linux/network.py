@@ -140,8 +140,14 @@ class Network:
                 return
 
     def read(self) -> readback.Snapshot:
-        """What the kernel holds now."""
-        return readback.read(self.network, self.route, self.filters)
+        """What the kernel holds now; on sockets of its own, for it runs beside the loop."""
+        with namespaces.entered(self.name):
+            route, filters = Netlink(), Netlink(netlink.NETFILTER)
+        try:
+            return readback.read(self.network, route, filters)
+        finally:
+            route.close()
+            filters.close()
 
     def _remember(self, seen: readback.Snapshot) -> None:
         self._vxlan = seen.vxlan

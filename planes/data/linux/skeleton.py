@@ -203,7 +203,7 @@ def groups(spec: PolicySpec) -> set[str]:
 
 def _rule(rule: RuleSpec, egress: bool) -> str | None:
     """The match of one rule; None for one of the other direction, or that can match nothing."""
-    if rule.egress != egress:
+    if rule.egress != egress or _senseless(rule):
         return None
     parts = []
     if rule.remote_group:
@@ -223,3 +223,11 @@ def _rule(rule: RuleSpec, egress: bool) -> str | None:
             low = max(rule.port_min, 0)
             parts.append(f"th dport {low}-{max(rule.port_max, low)}")
     return " ".join(parts)
+
+
+def _senseless(rule: RuleSpec) -> bool:
+    """Ports without a protocol, a code without a type, an empty range: closed, rather than open to everything."""
+    if rule.protocol == 1:
+        return rule.port_min < 0 <= rule.port_max
+    ports = rule.port_min >= 0 or rule.port_max >= 0
+    return ports and (rule.protocol < 0 or 0 <= rule.port_max < rule.port_min)
