@@ -128,7 +128,7 @@ class World:
     def instance(self, port: PortSpec) -> str:
         return self._instances[port.id]
 
-    async def ping(self, port: PortSpec, destination: bytes, timeout: float = 0.4) -> bool:
+    async def ping(self, port: PortSpec, destination: bytes, timeout: float = 0.6) -> bool:
         return await self.inside(port, lambda: ping(destination, timeout))
 
     async def tcp(self, port: PortSpec, destination: bytes, dport: int, timeout: float = 0.4) -> bool:

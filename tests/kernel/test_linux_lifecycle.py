@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from planes.data.driver import DriverError, Spec, SpecKey
-from planes.data.linux import hosts, namespaces, netlink
+from planes.data.linux import driver, hosts, namespaces, netlink
 from planes.data.linux.cleanup import remove_all
 from planes.data.linux.netlink import Netlink
 from planes.model import ids
@@ -317,3 +317,33 @@ async def test_rules_that_somebody_removed_come_back_closed(world: World) -> Non
     assert not await world.ping(a, b.ips[0])
     await one.put(net, open_policy(net), a, b)
     assert await eventually(lambda: world.ping(a, b.ips[0]))
+
+
+async def test_an_instance_end_can_be_taken_back_and_plugged_again(world: World) -> None:
+    (one,) = await world.start(1)
+    net = network("net", 314)
+    a, b = port(net, "a", "10.0.0.5"), port(net, "b", "10.0.0.6")
+    await one.put(net, open_policy(net), a, b)
+    first = world.plug(one, a)
+    world.plug(one, b)
+    assert await world.ping(b, a.ips[0])
+    hosts.unplug(hosts.port_link_names(a.id)[1], first, one.name)
+    assert not await world.ping(b, a.ips[0])
+    await one.put(a)
+    assert one.driver.counters()["repairs"] == 0, "where the end is does not matter"
+    world.plug(one, a)
+    assert await eventually(lambda: world.ping(b, a.ips[0]))
+
+
+async def test_a_full_host_refuses_more_with_a_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "_MOST_NETWORKS", 1)
+    monkeypatch.setattr(driver, "_MOST_PORTS", 2)
+    (one,) = await world.start(1)
+    net, more = network("net", 315), network("more", 316)
+    ports = [port(net, f"p{n}", f"10.0.0.{n}") for n in range(5, 8)]
+    failed = await one.driver.apply([net, more, *ports], ())
+    assert set(failed) == {more.key, ports[2].key}
+    assert all("the host is full" in reason for reason in failed.values())
+    await one.put(*ports[:2])
+    await one.drop(ports[0].key)
+    await one.put(*ports[1:])
