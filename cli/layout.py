@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -97,8 +96,3 @@ def require_privileges() -> None:
     lacking = [name for name, bit in needed.items() if not effective >> bit & 1]
     if lacking:
         raise Failure(f"This needs root, or the capabilities {' and '.join(lacking)}, to make network namespaces.")
-
-
-def as_json(value: Any) -> str:
-    """One line."""
-    return msgspec.json.encode(value).decode()

@@ -145,7 +145,7 @@ def _parts(layout: Layout, settings: Settings, store: str, nats: str, wires: Und
         "ALCOR_DATA": str(layout.data),
         "ALCOR_TRACE_RATIO": str(settings.trace_ratio),
     }
-    me = (sys.executable, "-m", "cli.main")
+    me = (sys.executable, "-P", "-m", "cli.main")  # nothing in the present directory stands in for a module of ours
     api = base | {"ALCOR_STORE": store, "ALCOR_API_HOST": "127.0.0.1", "ALCOR_API_PORT": str(settings.api_port)}
     api |= {"ALCOR_AUTH": settings.auth}
     parts = [
