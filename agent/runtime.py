@@ -49,6 +49,7 @@ class Agent:
         self._subscriptions: dict[Scope, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._due: float | None = None
         self._to_save: Saved | None = None
         self._saving = False
         self._closed = False
@@ -100,11 +101,11 @@ class Agent:
 
     # -- events in, instructions out --------------------------------------------------------------------------------
 
-    def _feed(self, event: Event) -> None:
+    def _feed(self, event: Event, now: float = 0.0) -> None:
         if self._closed:
             return
         try:
-            instructions: list[Instruction] = self.state.handle(event, self._loop.time())
+            instructions: list[Instruction] = self.state.handle(event, max(now, self._loop.time()))
         except Exception:
             self.bugs += 1
             log.exception("the agent cannot handle %s; before it: %s", type(event).__name__, self.state.story()[-20:])
@@ -116,15 +117,17 @@ class Agent:
     def _arm(self) -> None:
         """Wake when the state wants to be woken."""
         due = self.state.due()
+        if due == self._due:
+            return
         if self._timer is not None:
-            if due is not None and self._timer.when() == due and not self._timer.cancelled():
-                return
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._wake) if due is not None else None
+        self._due = due
+        self._timer = self._loop.call_at(due, self._wake, due) if due is not None else None
 
-    def _wake(self) -> None:
-        self._timer = None
-        self._feed(events.Woke(self._driver.counters() if self._is_open else {}))
+    def _wake(self, due: float) -> None:
+        """A loop may call a little early; for the state it is time."""
+        self._timer = self._due = None
+        self._feed(events.Woke(self._driver.counters() if self._is_open else {}), due)
 
     def _on_bus(self, event: bus_protocol.Event) -> None:
         if event.name == "connected":

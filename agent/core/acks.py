@@ -41,7 +41,7 @@ class Owed(Struct):
 
 
 class Acks:
-    """Answers owed, waiting to be sent, on their way, and given."""
+    """Answers owed, waiting to be sent, and on their way."""
 
     def __init__(self, context: Context, plan: Plan, goals: Goals) -> None:
         self._context = context
@@ -55,8 +55,6 @@ class Acks:
         self._tries = 0
         #: not confirmed; they wait for the timer, others do not
         self._held: set[Key] = set()
-        #: what was last said of each port that exists, in case control asks again
-        self._last: dict[Key, Applied] = {}
 
     def owe(self, item: Port | Gone, author: str, sent: int, received: int, keys: tuple[SpecKey, ...] = ()) -> None:
         """A new revision came."""
@@ -65,14 +63,11 @@ class Acks:
         self._waiting.pop(item.key, None)
 
     def repeat(self, item: Port | Gone, author: str, sent: int, received: int) -> None:
-        """Control sent a revision again: say again what was said of it."""
+        """Control sent a revision again: it wants to hear again what became of it."""
         key = item.key
-        last = self._last.get(key)
-        if key in self._waiting or key in self.owed:
-            return
-        if last is not None and last.rev == item.rev:
-            self._waiting[key] = (last, author or ANY)
-        else:
+        if key in self.owed:
+            self.owed[key].said = ""
+        elif key not in self._waiting:
             self.owe(item, author, sent, received)
 
     def resume(self) -> None:
@@ -100,7 +95,6 @@ class Acks:
             )  # fmt: skip
             self._waiting[key] = (answer, owed.author)
             self._held.discard(key)
-            self._last[key] = answer
             self._context.counters["failed" if error else "applied"] += 1
             if error:
                 owed.said = error
@@ -159,8 +153,6 @@ class Acks:
         for key, item in items.items():
             if self._waiting.get(key) is item:
                 del self._waiting[key]
-            if key not in self.owed and self._goals.port(key[2]) is None and key not in self._goals.flaws:
-                self._last.pop(key, None)  # a tombstone that is stored; nobody will ask again
 
     def _tries_again(self, data: bytes | None) -> float | None:
         """Seconds after which the acks go out again; None: they are stored."""
@@ -179,7 +171,6 @@ class Acks:
         self.owed.pop(key, None)
         self._waiting.pop(key, None)
         self._held.discard(key)
-        self._last.pop(key, None)
 
     def waiting(self) -> int:
         return len(self.owed) + len(self._waiting)

@@ -34,7 +34,16 @@ class Plan:
         #: held since before this process, and not wanted so far
         self.leftover: set[SpecKey] = set()
         self.busy: Program | None = None
-        self._dirty: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
+        #: what differs: to be put, to be dropped
+        self._to_put: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
+        self._to_drop: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
+        #: when something that failed should be tried again; may be too early, never too late
+        self.retry_at: float | None = None
+
+    def _mark(self, key: SpecKey) -> None:
+        wanted = key in self.desired
+        (self._to_put if wanted else self._to_drop)[key[0]].add(key)
+        (self._to_drop if wanted else self._to_put)[key[0]].discard(key)
 
     def want(self, key: SpecKey, spec: Spec | None) -> None:
         """From now on this should exist, or not."""
@@ -46,7 +55,7 @@ class Plan:
             self.desired[key] = spec
             self.leftover.discard(key)
         self.failed.pop(key, None)
-        self._dirty[key[0]].add(key)
+        self._mark(key)
 
     def opened(self, held: frozenset[SpecKey]) -> None:
         """The driver is ready and holds this, of unknown content."""
@@ -55,43 +64,29 @@ class Plan:
         self.failed.clear()
         self.busy = None
         for key in self.desired:
-            self._dirty[key[0]].add(key)
+            self._mark(key)
 
     def give_up(self, keys: Iterable[SpecKey]) -> None:
         """Nothing wants these leftovers: they may go."""
         for key in keys:
             self.leftover.discard(key)
             if key not in self.desired:
-                self._dirty[key[0]].add(key)
+                self._mark(key)
 
     def next(self, limit: int) -> Program | None:
         """What to hand to the driver now; None while it is busy or nothing differs."""
         if self.busy is not None:
             return None
-        puts: list[Spec] = []
         drops: list[SpecKey] = []
+        puts: list[Spec] = []
         for kind in reversed(ORDER):
-            self._take(kind, limit, puts, drops, dropping=True)
+            drops += _take(self._to_drop[kind], limit - len(drops), self.applied.__contains__)
         for kind in ORDER:
-            self._take(kind, limit, puts, drops, dropping=False)
+            keys = _take(self._to_put[kind], limit - len(drops) - len(puts), lambda key: not self.holds(key))
+            puts += [self.desired[key] for key in keys]
         if puts or drops:
             self.busy = Program(tuple(puts), tuple(drops))
         return self.busy
-
-    def _take(self, kind: str, limit: int, puts: list[Spec], drops: list[SpecKey], dropping: bool) -> None:
-        dirty = self._dirty[kind]
-        for key in list(dirty):
-            if len(puts) + len(drops) >= limit:
-                return
-            spec = self.desired.get(key)
-            if (spec is None) != dropping:
-                continue
-            dirty.discard(key)
-            if spec is None:
-                if key in self.applied:
-                    drops.append(key)
-            elif self.applied.get(key) != spec:
-                puts.append(spec)
 
     def done(self, errors: Mapping[SpecKey, str], now: float) -> list[SpecKey]:
         """The driver is done with the last program. Returns its keys."""
@@ -114,6 +109,7 @@ class Plan:
         for key, failure in self.failed.items():
             if key[1] in recovered:  # what it may have needed works now
                 failure.due = now
+        self._set_retry()
         return keys
 
     def _fail(self, key: SpecKey, text: str, now: float) -> None:
@@ -125,11 +121,12 @@ class Plan:
         """Try again what failed and has waited long enough."""
         for key, failure in self.failed.items():
             if failure.due <= now:
-                self._dirty[key[0]].add(key)
+                failure.due = now + RETRY_MOST
+                self._mark(key)
+        self._set_retry()
 
-    def retry_at(self) -> float | None:
-        """When something that failed should be tried again."""
-        return min((failure.due for failure in self.failed.values()), default=None)
+    def _set_retry(self) -> None:
+        self.retry_at = min((failure.due for failure in self.failed.values()), default=None)
 
     def error(self, keys: Iterable[SpecKey]) -> str:
         """Why one of these cannot be brought about, as far as was tried."""
@@ -141,12 +138,24 @@ class Plan:
         return key not in self.applied if spec is None else self.applied.get(key) == spec
 
     def waiting(self) -> int:
-        return sum(len(keys) for keys in self._dirty.values())
+        """How many things differ and are not being worked on."""
+        return sum(len(keys) for each in (self._to_put, self._to_drop) for keys in each.values())
 
     def validate(self) -> None:
         """Invariants, for tests: whatever differs is known to differ."""
         busy = set(self.busy.drops) | {spec.key for spec in self.busy.puts} if self.busy else set()
         for key in self.desired.keys() | self.applied.keys():
-            known = key in busy or key in self.failed or key in self.leftover or key in self._dirty[key[0]]
+            known = key in busy or key in self.failed or key in self.leftover
+            known = known or key in self._to_put[key[0]] or key in self._to_drop[key[0]]
             assert self.holds(key) or known, key
         assert not self.leftover & self.desired.keys()
+
+
+def _take(keys: set[SpecKey], limit: int, differs: Callable[[SpecKey], bool]) -> list[SpecKey]:
+    """Remove from the set up to `limit` keys that differ, and those met on the way that do not."""
+    taken: list[SpecKey] = []
+    while keys and len(taken) < limit:
+        key = keys.pop()
+        if differs(key):
+            taken.append(key)
+    return taken

@@ -6,6 +6,7 @@ it decides depends only on what it has received. `validate` states the invariant
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import cast
 
 from agent.core.acks import Acks
@@ -34,6 +35,7 @@ from agent.core.plan import Plan
 from agent.core.scopes import Pulling, Scopes
 from agent.core.sync import Syncs
 from agent.core.translate import Goals
+from agent.core.wants import Wants
 from planes.data.driver import SpecKey
 from planes.goalstate import codec
 from planes.goalstate.codec import Malformed, UnknownVersion
@@ -68,6 +70,7 @@ class AgentState:
         self.objects = Objects(options.objects_max, options.tombstone_life)
         self.goals = Goals(options.host)
         self.plan = Plan(self.context.backoff)
+        self.wants = Wants(self.goals, self.plan)
         self.acks = Acks(self.context, self.plan, self.goals)
         self.scopes = Scopes(self.context, self._take_page, self._complete)
         self.membership = Membership(self.context, self._registered, saved)
@@ -131,17 +134,12 @@ class AgentState:
 
     def _settle(self) -> None:
         """From what is known now to what should be done."""
-        self.goals.settle()
-        if self.goals.dirty:
-            dirty, self.goals.dirty = self.goals.dirty, set()
-            for key in dirty:
-                self.plan.want(key, self.goals.spec(key))
-            self._moved = True
+        self._moved = self.wants.update() or self._moved
         if self._moved:
             self._follow_needs()
         if self._swept:
             self._swept = False
-            self._give_up_leftovers()
+            self.wants.give_up_leftovers(self.scopes.interests)
         if self._moved:
             self._moved = False
             self.acks.settle()
@@ -150,8 +148,8 @@ class AgentState:
             program = self.plan.next(self.context.options.batch)
             if program is not None:
                 self.context.out.append(program)
-        if (retry := self.plan.retry_at()) is not None:
-            timers.set_once(("retry",), max(retry, self.context.now + 0.01))
+        if self.plan.retry_at is not None:
+            timers.set_once(("retry",), max(self.plan.retry_at, self.context.now + 0.01))
         if (expires := self.objects.expires()) is not None:
             timers.set_once(("expire",), expires)
         self.acks.send()
@@ -407,20 +405,6 @@ class AgentState:
             self.goals.forget_network(scope[1])
         self._swept = True
 
-    def _give_up_leftovers(self) -> None:
-        """Of what a former life left in the kernel, let go what surely nobody wants (rule S6)."""
-        interests = self.scopes.interests
-        if not self.plan.leftover or HOST not in interests or not interests[HOST].whole:
-            return
-        judged: dict[bytes, bool] = {}
-        for network in {key[1] for key in self.plan.leftover}:
-            interest = interests.get((What.NETWORK, network))
-            view = self.goals.networks.get(network)
-            waits = view is not None and any(self.goals.waits(port) for port in view.ports.values())
-            known = interest is not None and interest.whole and not waits
-            judged[network] = known or not self.goals.needs_network(network)
-        self.plan.give_up([key for key in self.plan.leftover if judged[key[1]]])
-
     # -- health and the file ----------------------------------------------------------------------------------------
 
     def in_sync(self) -> bool:
@@ -434,7 +418,7 @@ class AgentState:
         counters = {**self.context.counters, **{f"driver_{name}": n for name, n in self._driver_counters.items()}}
         counters |= {"objects": len(self.objects), "pending": self.plan.waiting(), "unacked": self.acks.waiting()}
         ports = sum(len(view.ports) for view in self.goals.networks.values())
-        self.membership.beat(self.in_sync(), self.syncs.last, ports, counters, tuple(self._reasons())[:REASONS])
+        self.membership.beat(self.in_sync(), self.syncs.last, ports, counters, tuple(islice(self._reasons(), REASONS)))
 
     def _reasons(self) -> Iterable[str]:
         """Why not all is well."""
@@ -475,8 +459,8 @@ class AgentState:
         for item in self.objects.everything():
             assert _belongs(item, scope_of(item.key))
         for network, view in self.goals.networks.items():
-            for key in [("network", network, b""), *(("port", network, id_) for id_ in view.ports)]:
-                assert self.plan.desired.get(key) == self.goals.spec(key), key
+            for key in [("port", network, id_) for id_ in view.ports]:
+                assert key in self.wants.kept or self.plan.desired.get(key) == self.goals.spec(key), key
         if self.context.online and HOST in self.scopes.interests:
             for network in self.goals.needed_networks():
                 assert (What.NETWORK, network) in self.scopes.interests

@@ -258,3 +258,32 @@ def test_an_object_of_another_scope_is_not_taken() -> None:
         await world.stop()
 
     run(main())
+
+
+def test_a_port_keeps_working_while_its_new_revision_waits_for_a_group() -> None:
+    async def main() -> None:
+        world = World()
+        await world.start("h1")
+        world.network()
+        first, second = world.port(2, "h1"), world.port(3, "h1")
+        c = world.control
+        c.say(Group(WEB, c.rev(), (EGRESS_ALL, Rule(False, 4))))
+        await world.settle()
+        unknown = id16(0x99)
+        c.say(Identity(NET, 9, c.rev(), (WEB, unknown)))
+        for port in (first, second):
+            c.say(Port(port.id, c.rev(), NET, port.mac, port.ips, 9, (WEB, unknown)), "h1")
+        await asyncio.sleep(5)
+        assert world.fabric.arrives(NET, first.id, ip(2), ip(3)) == (second.id, "")
+        said = c.status(first.id)
+        assert said is not None
+        assert said.rev == first.rev  # nothing is claimed that is not so
+        c.say(Group(unknown, c.rev(), ()))
+        await until(lambda: c.acked[-1][1].rev > second.rev, 120)
+        await world.settle()
+        dump = world.dump("h1")
+        assert dump.count("identity 9") == 2
+        assert " policy 1:" not in dump
+        await world.stop()
+
+    run(main())

@@ -1,0 +1,68 @@
+"""From what goals say to what the plan wants, without ever taking away what still works.
+
+Part of `AgentState`. A port whose new revision waits for something (a group that was just added to it) keeps what it
+has until the new one is complete, and so do the policies and members that it lives on: it fails static, and it is not
+acknowledged meanwhile.
+"""
+
+from collections.abc import Mapping
+
+from agent.core.events import HOST, Scope
+from agent.core.plan import Plan
+from agent.core.scopes import Interest
+from agent.core.translate import Goals
+from planes.data.driver import SpecKey
+from planes.goalstate.messages import What
+
+#: what a port lives on
+GROUND = ("network", "members", "policy")
+
+
+class Wants:
+    """Keeps the plan up to date."""
+
+    def __init__(self, goals: Goals, plan: Plan) -> None:
+        self._goals = goals
+        self._plan = plan
+        #: ports that keep an older revision
+        self.kept: set[SpecKey] = set()
+        #: what those may live on, though nothing wants it any more
+        self._postponed: set[SpecKey] = set()
+
+    def update(self) -> bool:
+        """Work off what changed. True: something did."""
+        goals = self._goals
+        goals.settle()
+        if not goals.dirty:
+            return False
+        dirty, goals.dirty = goals.dirty, set()
+        for key in [key for key in dirty if key[0] == "port"]:
+            port = goals.port(key[2])
+            if port is not None and goals.waits(port) and key in self._plan.desired:
+                self.kept.add(key)
+            else:
+                self.kept.discard(key)
+                self._plan.want(key, goals.spec(key))
+        busy = {key[1] for key in self.kept}
+        free = {key for key in self._postponed if key[1] not in busy}
+        self._postponed -= free
+        for key in {key for key in dirty if key[0] != "port"} | free:
+            spec = goals.spec(key)
+            if spec is None and key[0] in GROUND and key[1] in busy:
+                self._postponed.add(key)
+            else:
+                self._plan.want(key, spec)
+        return True
+
+    def give_up_leftovers(self, interests: Mapping[Scope, Interest]) -> None:
+        """Of what a former life left in the kernel, let go what surely nobody wants (rule S6)."""
+        if not self._plan.leftover or HOST not in interests or not interests[HOST].whole:
+            return
+        judged: dict[bytes, bool] = {}
+        for network in {key[1] for key in self._plan.leftover}:
+            interest = interests.get((What.NETWORK, network))
+            view = self._goals.networks.get(network)
+            waits = view is not None and any(self._goals.waits(port) for port in view.ports.values())
+            known = interest is not None and interest.whole and not waits
+            judged[network] = known or not self._goals.needs_network(network)
+        self._plan.give_up([key for key in self._plan.leftover if judged[key[1]]])
