@@ -175,7 +175,7 @@ class FakeControl:
         return row.epoch if row else 0
 
     def _register(self, asked: Register) -> Registered:
-        row = self.hosts.setdefault(asked.host, HostRow(number=len(self.hosts) + 1))
+        row = self.hosts.setdefault(asked.host, HostRow(number=int(asked.host[1:])))
         if row.machine not in ("", asked.machine):
             return Registered(refused=f"host {asked.host} is alive on another machine")
         row.epoch = max(row.epoch, asked.epoch) + 1
