@@ -37,7 +37,7 @@ class Entry(Body, frozen=True):
     project: str = ""
     index: tuple[tuple[str, tuple[Any, ...], tuple[Any, ...]], ...] = ()  # (table, partition, clustering)
     buckets: tuple[int, ...] = ()  # where addresses or a MAC may have been claimed outside the home bucket
-    vni: int = 0
+    vni_block: int = -1  # where a network has its VNI; −1: not to be freed
     attempt: int = 0
 
 

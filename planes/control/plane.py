@@ -146,7 +146,7 @@ class ControlPlane:
                 await asyncio.sleep(seconds)
                 try:
                     await work()
-                except (StoreError, AlcorError, BusError) as error:
+                except (AlcorError, BusError) as error:
                     log.warning("%s put off: %s", name, error)
 
         self._timers.append(asyncio.create_task(run(), name=name))
@@ -212,7 +212,7 @@ class ControlPlane:
     async def _serve(self, message: Incoming, work: Coroutine[Any, Any, codec.Message], busy: codec.Message) -> None:
         try:
             self._answer(message, await work)
-        except (StoreError, AlcorError) as error:
+        except AlcorError as error:
             log.info("request on %s put off: %s", message.subject, error)
             self._answer(message, busy)
         except Exception:

@@ -1,7 +1,8 @@
 """Which address and MAC a port gets, inside one bucket: pure operations on a draft of the bucket's partition.
 
 Automatic choice takes never-used addresses first, then the one that has been free longest; one that was freed less than
-a minute ago only when nothing else is left (rule S19).
+a minute ago only when nothing else is left in the network (rule S19). What was found is remembered with the view, so
+that a choice costs the same however full the bucket is.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from planes.model.errors import Conflict
 from planes.model.ids import Id, text
 from planes.model.resources import Address, AddressState, MacRow, Subnet
 from planes.store.partitions import Draft, View
+
+#: a full bucket is looked through again for addresses that have rested long enough after this time, µs
+BEFORE_STEP = 1_000_000
 
 
 class Releasing(Exception):
@@ -33,41 +37,58 @@ def buckets(subnet: Subnet) -> Iterator[int]:
             yield bucket
 
 
-def has_room(view: View, subnet: Subnet, bucket: int) -> bool:
-    """Whether an address of the subnet may be free in this bucket, as far as this instance knows."""
-    rows = view.all(Kind.IP)
+def has_room(view: View, subnet: Subnet, bucket: int, before: int) -> bool:
+    """Whether an address of the subnet may be had in this bucket: never used, or free since `before` (µs).
+
+    Costs the same in a full bucket as in an empty one, until something changes there.
+    """
     wide = ranges(subnet, bucket)
-    if sum(b - a + 1 for a, b in wide) > len(rows):
+    if not wide:
+        return False
+    if view.hints.get(subnet.id, 0) <= wide[-1][1]:
         return True
-    return any(
-        (row := rows.get(ip_bytes(n))) is None or row.state == AddressState.FREE
-        for start, end in wide
-        for n in range(start, end + 1)
-    )
+    full = (subnet.id, "full")
+    if view.hints.get(full) == (view.top, before // BEFORE_STEP):
+        return False
+    rows = view.all(Kind.IP)
+    for start, end in wide:
+        for n in range(start, end + 1):
+            row: Address | None = rows.get(ip_bytes(n))
+            if row is None or (row.state == AddressState.FREE and row.since <= before):
+                return True
+    view.hints[full] = (view.top, before // BEFORE_STEP)
+    return False
 
 
-def choose(draft: Draft, subnet: Subnet, bucket: int, now: int, quarantine: int) -> bytes | None:
+def choose(draft: Draft, subnet: Subnet, bucket: int) -> bytes | None:
     """A free address of the subnet in this bucket, or None."""
-    wide = ranges(subnet, bucket)
-    hint = draft.view.hints.get(subnet.id, 0)
-    for first in (hint, 0):
-        for start, end in wide:
-            for n in range(max(start, first), end + 1):
-                if draft.get(Kind.IP, ip_bytes(n)) is None:
-                    draft.view.hints[subnet.id] = n + 1
-                    return ip_bytes(n)
-        if not first:
-            break
-    free = [
-        (row.since, n)
-        for start, end in wide
-        for n in range(start, end + 1)
-        if (row := draft.get(Kind.IP, ip_bytes(n))) is not None and row.state == AddressState.FREE
-    ]
-    if not free:
-        return None
-    rested = [pair for pair in free if pair[0] + quarantine <= now]
-    return ip_bytes(min(rested or free)[1])
+    wide, hints = ranges(subnet, bucket), draft.view.hints
+    for start, end in wide:
+        for n in range(max(start, hints.get(subnet.id, 0)), end + 1):
+            hints[subnet.id] = n + 1
+            if draft.get(Kind.IP, ip_bytes(n)) is None:
+                return ip_bytes(n)
+    free: list[bytes] = hints.setdefault((subnet.id, "free"), [])
+    for again in (False, True):
+        while free:
+            ip = free.pop()
+            row = draft.get(Kind.IP, ip)
+            if row is None or row.state == AddressState.FREE:
+                return ip
+        if not again:
+            free += _longest_free_last(draft, wide)
+    return None
+
+
+def _longest_free_last(draft: Draft, wide: list[tuple[int, int]]) -> list[bytes]:
+    """What may be had now; addresses that were passed over before are found again."""
+    found = []
+    for start, end in wide:
+        for n in range(start, end + 1):
+            row: Address | None = draft.get(Kind.IP, ip_bytes(n))
+            if row is None or row.state == AddressState.FREE:
+                found.append((row.since if row else 0, ip_bytes(n)))
+    return [ip for _, ip in sorted(found, reverse=True)]
 
 
 def take(draft: Draft, ip: bytes, owner: Id, network: Id) -> None:

@@ -24,6 +24,7 @@ from planes.model.resources import Network, NetworkState
 from planes.model.views import NetworkView
 from planes.store.partitions import Draft, View
 from planes.store.schema import NETWORKS, PORTS
+from planes.store.slots import VNI_BLOCK
 
 MIN_MTU = 68
 
@@ -73,10 +74,13 @@ class Networks:
         index: list[Index] = [c.project_index(Kind.NETWORK, id_, project)]
         if wanted.shared:
             index.append(c.project_index(Kind.NETWORK, id_, SHARED))
-        now = c.now()
-        vni = await c.slots.claim_vni(id_, int(c.plane.config.vni_quarantine * 1e6))
-        entry = Entry(Kind.NETWORK, (id_,), True, id_, project, tuple((t.name, p, k) for t, p, k in index), vni=vni)
-        await c.announce(id_, entry, puts(index, now))
+        vni = None
+        while vni is None:
+            block = c.slots.vni_block()
+            named = tuple((t.name, p, k) for t, p, k in index)
+            entry = Entry(Kind.NETWORK, (id_,), True, id_, project, named, vni_block=block)
+            await c.announce(id_, entry, puts(index, c.now()))
+            vni = await c.slots.claim_vni(block, id_, int(c.plane.config.vni_quarantine * 1e6))
         await c.slots.claim_quota(project, "network", [id_], c.limit(Kind.NETWORK))
         who.change.mark("claim")
 
@@ -149,7 +153,7 @@ class Networks:
             changes["mtu"] = self._mtu(wanted.mtu)
         who.change.mark("validate")
         index: list[Index] = [self._c.project_index(Kind.NETWORK, row.id, SHARED)]
-        entry = Entry(Kind.NETWORK, (row.id,), network=row.id, project=row.project, vni=0)
+        entry = Entry(Kind.NETWORK, (row.id,), network=row.id, project=row.project)
         shared = wanted.shared is True and not row.shared
         await self._c.announce(row.id, entry, puts(index, self._c.now()) if shared else [])
 
@@ -188,7 +192,7 @@ class Networks:
             row.id,
             row.project,
             tuple((t.name, p, k) for t, p, k in index),
-            vni=row.vni,
+            vni_block=row.vni // VNI_BLOCK,
         )
         view = await ground.network_view(row.number, fresh=True)
         subnets = [(Kind.SUBNET, id_, subnet.project) for id_, subnet in view.all(Kind.SUBNET).items()]
@@ -219,7 +223,7 @@ class Networks:
         for _, id_, project in subnets:
             await c.slots.free_quota(project, "subnet", [id_], c.limit(Kind.SUBNET))
         if await c.plane.echo.clear_network(row.id):
-            await c.slots.free_vni(row.vni, row.id)
+            await c.slots.free_vni(row.vni // VNI_BLOCK, row.id)
 
 
 def _subnets(view: View) -> tuple[str, ...]:

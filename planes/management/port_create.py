@@ -7,7 +7,7 @@ A crash between any two writes is undone or finished by the echo.
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from msgspec import UNSET, Struct
@@ -67,6 +67,8 @@ class PortCreation:
         self._groups = groups
         self._announced: OrderedDict[tuple[bytes, str], int] = OrderedDict()
         self._spread = secrets.randbits(16)
+        #: subnet → bucket that had room last
+        self._last: dict[bytes, int] = {}
 
     # -- validate ---------------------------------------------------------------------------------------------------
 
@@ -158,16 +160,28 @@ class PortCreation:
         subnets = [wish.subnet]
         if not isinstance(fields.wanted.fixed_ips, tuple):
             subnets = port_plans.subnets_of(view) or subnets
-        for subnet in subnets:
-            every = list(addressing.buckets(subnet))
-            start = self._spread % len(every) if every and self._c.config.instance_spread else 0
-            for where in every[start:] + every[:start]:
-                if where in avoid:
-                    continue
-                known = await self._c.ground.bucket_view(fields.network.number, where)
-                if addressing.has_room(known, subnet, where):
-                    return where, Wish(subnet)
+        now = self._c.now()
+        for before in (now - int(self._c.config.quarantine * 1e6), now):
+            for subnet in subnets:
+                for where in self._from_last(subnet):
+                    if where in avoid:
+                        continue
+                    known = await self._c.ground.bucket_view(fields.network.number, where)
+                    if addressing.has_room(known, subnet, where, before):
+                        self._last[subnet.id] = where
+                        return where, Wish(subnet)
         raise exhausted(fields.network)
+
+    def _from_last(self, subnet: Subnet) -> Iterator[int]:
+        """Every bucket of a subnet, beginning with the one that had room last."""
+        every = list(addressing.buckets(subnet))
+        first = self._last.get(subnet.id)
+        if first in every:
+            start = every.index(first)
+        else:
+            start = self._spread % len(every) if every and self._c.config.instance_spread else 0
+        yield from every[start:]
+        yield from every[:start]
 
     async def register_bucket(self, network: Network, where: int) -> None:
         """Make the bucket known to whoever deletes the network or takes a snapshot of it."""
@@ -233,7 +247,7 @@ class PortCreation:
 
         def apply(draft: Draft, rev: int) -> bytes:
             self.parent(draft, network, wish.subnet)
-            ip = wish.ip or addressing.choose(draft, wish.subnet, where, self._c.now(), self._quarantine)
+            ip = wish.ip or addressing.choose(draft, wish.subnet, where)
             if ip is None:
                 raise exhausted(network)
             addressing.take(draft, ip, port, network.id)
@@ -259,10 +273,6 @@ class PortCreation:
                         "IpAddressInUse",
                     ) from None
                 await asyncio.sleep(0.1)
-
-    @property
-    def _quarantine(self) -> int:
-        return int(self._c.config.quarantine * 1e6)
 
     async def _refresh(self, network: Network) -> None:
         await self._c.ground.network_view(network.number, fresh=True)
@@ -307,7 +317,7 @@ class PortCreation:
         taken: list[tuple[bytes, Subnet]] = []
         for wish in plan.inside:
             self.parent(draft, plan.network, wish.subnet)
-            ip = wish.ip or addressing.choose(draft, wish.subnet, bucket_of(plan.id), rev, self._quarantine)
+            ip = wish.ip or addressing.choose(draft, wish.subnet, bucket_of(plan.id))
             if ip is None:
                 raise _BucketFull
             addressing.take(draft, ip, plan.id, plan.network.id)

@@ -39,6 +39,7 @@ class Wanted(Struct):
     add: list[Wish] = []
     remove: list[bytes] = []
     claimed: list[tuple[Id, bytes]] = []  # added outside the home bucket
+    order: list[bytes] = []  # of the addresses that were named
 
 
 class PortChange:
@@ -142,9 +143,11 @@ class PortChange:
             same = [p for p in left if _matches(item.subnet_id, item.ip_address, p)]
             if same:
                 keep.append(same[0])
+                asked.order.append(same[0][1])
                 left.remove(same[0])
                 continue
             asked.add += port_plans.wishes((item,), view, asked.network)
+            asked.order.append(asked.add[-1].ip)
         asked.remove = [ip for _, ip in left]
         if any(wish.ip in current for wish in asked.add):
             raise addressing.in_use(next(w.ip for w in asked.add if w.ip in current), asked.network.id)
@@ -200,7 +203,9 @@ class PortChange:
         fields = dict(asked.fields)
         self._bind(row, fields)
         if "fixed" in fields:
-            fields["fixed"] += tuple(self._take(draft, row, asked, rev)) + tuple(asked.claimed)
+            found = fields["fixed"] + tuple(self._take(draft, row, asked, rev)) + tuple(asked.claimed)
+            order = {ip: n for n, ip in enumerate(asked.order)}
+            fields["fixed"] = tuple(sorted(found, key=lambda pair: order.get(pair[1], len(order))))
             fields["releasing"] = tuple(dict.fromkeys((*row.releasing, *asked.remove)))
         new = replace(row, **fields, updated=rev, rev=rev)
         if any(getattr(new, name) != getattr(row, name) for name in GOAL):
@@ -220,8 +225,7 @@ class PortChange:
         found = []
         for wish in asked.add:
             self._creation.parent(draft, asked.network, wish.subnet)
-            quarantine = int(self._c.config.quarantine * 1e6)
-            ip = wish.ip or addressing.choose(draft, wish.subnet, bucket_of(row.id), rev, quarantine)
+            ip = wish.ip or addressing.choose(draft, wish.subnet, bucket_of(row.id))
             if ip is None:
                 raise Conflict("No more IP addresses available on the subnet.", "IpAddressGenerationFailure")
             addressing.take(draft, ip, row.id, row.network)

@@ -10,7 +10,7 @@ by a serial read before anything else is tried (rule D5).
 import asyncio
 import random
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
 from msgspec import Struct
@@ -41,7 +41,7 @@ class View:
         self.statics: dict[str, Value] = dict(zip(names, read.statics, strict=True)) if read.exists else {}
         self.kinds: dict[int, dict[bytes, Any]] = {}
         #: scratch for whoever looks for something free here; forgotten with the view
-        self.hints: dict[Any, int] = {}
+        self.hints: dict[Any, Any] = {}
         for row in read.rows:
             kind, key, _, body = cast(tuple[int, bytes, int, bytes], row)
             self.kinds.setdefault(kind, {})[key] = decode(kind, body)
@@ -210,16 +210,21 @@ class Partitions:
             raise Busy(f"The store does not answer: {error}") from error
 
     async def _work(self, desk: _Desk, table: Table, partition: Values) -> None:
-        while desk.queue:
-            taken = [desk.queue.popleft() for _ in range(min(BATCH, len(desk.queue)))]
-            try:
-                await self._attempt(desk, table, partition, taken)
-            except Exception as error:
-                desk.view = None
-                for waiting in taken:
-                    if not waiting.future.done():
-                        waiting.future.set_exception(error)
-        desk.worker = None
+        taken: list[_Waiting] = []
+        try:
+            while desk.queue:
+                taken = [desk.queue.popleft() for _ in range(min(BATCH, len(desk.queue)))]
+                try:
+                    await self._attempt(desk, table, partition, taken)
+                except Exception as error:
+                    desk.view = None
+                    _fail(taken, error)
+        except BaseException as error:  # the process is ending: nobody may wait for ever
+            _fail([*taken, *desk.queue], error)
+            desk.queue.clear()
+            raise
+        finally:
+            desk.worker = None
 
     async def _attempt(self, desk: _Desk, table: Table, partition: Values, taken: list[_Waiting]) -> None:
         for attempt in range(ATTEMPTS):
@@ -352,6 +357,12 @@ async def _prepared(taken: list[_Waiting]) -> list[_Waiting]:
             if not waiting.future.done():
                 waiting.future.set_exception(error)
     return left
+
+
+def _fail(waiting: Iterable[_Waiting], error: BaseException) -> None:
+    for each in waiting:
+        if not each.future.done():
+            each.future.set_exception(error)
 
 
 def _answer(done: list[tuple[_Waiting, Done[Any]]]) -> None:

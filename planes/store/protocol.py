@@ -11,14 +11,15 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from planes.model import errors
 from planes.store.schema import Table
 
 Value = int | str | bytes | None
 Values = tuple[Value, ...]
 
 
-class StoreError(Exception):
-    """Base of what a store raises."""
+class StoreError(errors.Unavailable):
+    """Base of what a store raises; where nobody handles it, the client is told to come back."""
 
 
 class Unavailable(StoreError):

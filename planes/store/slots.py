@@ -56,21 +56,22 @@ class Slots:
         self._partitions = partitions
         self._rng = rng or random.Random()
 
-    async def claim_vni(self, owner: bytes, quarantine_us: int) -> int:
-        """A VNI from 1 to 2²⁴ − 1 in a random block."""
-        while True:
-            block = self._rng.randrange(VNI_BLOCKS)
-            numbers = range(max(1, block * VNI_BLOCK), (block + 1) * VNI_BLOCK)
-            start = self._rng.randrange(len(numbers))
-            order = [*numbers[start:], *numbers[:start]]
-            now = self._partitions.now()
-            done = await self._partitions.change(SLOTS, (VNI_SPACE, block), _take(order, [owner], now, quarantine_us))
-            if done.value:
-                return done.value[0]
+    def vni_block(self) -> int:
+        """A block to claim a VNI in; named in the feed before the claim, so that a claim without a network is found."""
+        return self._rng.randrange(VNI_BLOCKS)
 
-    async def free_vni(self, vni: int, owner: bytes) -> None:
-        """Give a VNI back; it is kept out of use for the quarantine of the next claim."""
-        await self._free((VNI_SPACE, vni // VNI_BLOCK), [owner], keep=True)
+    async def claim_vni(self, block: int, owner: bytes, quarantine_us: int) -> int | None:
+        """A VNI of this block (never 0); None when the block is full."""
+        numbers = range(max(1, block * VNI_BLOCK), (block + 1) * VNI_BLOCK)
+        start = self._rng.randrange(len(numbers))
+        order = [*numbers[start:], *numbers[:start]]
+        take = _take(order, [owner], self._partitions.now(), quarantine_us)
+        done = await self._partitions.change(SLOTS, (VNI_SPACE, block), take)
+        return done.value[0] if done.value else None
+
+    async def free_vni(self, block: int, owner: bytes) -> None:
+        """Give a VNI of this block back; it is kept out of use for the quarantine of the next claim."""
+        await self._free((VNI_SPACE, block), [owner], keep=True)
 
     async def claim_host_number(self, owner: bytes) -> int:
         """The lowest free host number, from 1; the same host always gets the same."""

@@ -1,0 +1,109 @@
+"""What must hold in the store whenever nothing is under way: no claim without owner, no index row without object."""
+
+from typing import Any
+
+from planes.control.release import index_rows, part_of
+from planes.model.enums import Kind
+from planes.model.ids import number_of
+from planes.model.resources import AddressState, Port, PortState
+from planes.store.partitions import View
+from planes.store.protocol import Store
+from planes.store.schema import (
+    BY_DEVICE,
+    BY_GROUP,
+    BY_HOST,
+    BY_PROJECT,
+    GROUPS,
+    NETWORKS,
+    PORTS,
+    SLOTS,
+    Table,
+)
+
+Found = dict[bytes, Any]
+
+
+async def _views(store: Store, table: Table) -> dict[tuple[Any, ...], View]:
+    return {where: View(table, await store.read(table, where)) for where in await store.partitions(table)}
+
+
+async def violations(store: Store) -> list[str]:
+    """Everything that is wrong, in words."""
+    networks, ports, groups = [await _views(store, table) for table in (NETWORKS, PORTS, GROUPS)]
+    objects: Found = {}
+    for view in networks.values():
+        if (row := view.get(Kind.NETWORK)) is not None:
+            objects[row.id] = row
+        objects |= view.all(Kind.SUBNET)
+    for view in ports.values():
+        objects |= view.all(Kind.PORT)
+    for view in groups.values():
+        if (row := view.get(Kind.GROUP)) is not None:
+            objects[row.id] = row
+        objects |= view.all(Kind.RULE)
+    wrong = _addresses(ports, objects)
+    wrong += await _indexes(store, objects)
+    wrong += await _slots(store, objects)
+    wrong += [f"subnet {id_.hex()} is half deleted" for id_, row in objects.items() if getattr(row, "deleting", False)]
+    for kind, views in ((Kind.NETWORK, networks), (Kind.GROUP, groups)):
+        half = [where for where, view in views.items() if view.statics["state"] and view.get(kind)]
+        wrong += [f"{kind.name} {where} is half deleted" for where in half]
+    return wrong
+
+
+def _addresses(ports: dict[tuple[Any, ...], View], objects: Found) -> list[str]:
+    wrong: list[str] = []
+    held: dict[tuple[int, bytes], bytes] = {}
+    for (number, bucket), view in ports.items():
+        for ip, row in view.all(Kind.IP).items():
+            if row.state == AddressState.FREE:
+                continue
+            held[number, ip] = row.port
+            owner = objects.get(row.port)
+            if owner is None:
+                wrong.append(f"address {ip.hex()} belongs to {row.port.hex()}, which is not there")
+            elif ip not in [mine for _, mine in owner.fixed] and ip not in owner.releasing:
+                wrong.append(f"address {ip.hex()} is not one of its port's")
+            elif row.state == AddressState.CLAIMED:
+                wrong.append(f"address {ip.hex()} was claimed and never confirmed")
+        for mac, row in view.all(Kind.MAC).items():
+            if row.port not in objects or objects[row.port].mac != mac:
+                wrong.append(f"MAC {mac.hex()} in bucket {bucket} is nobody's")
+    for id_, port in objects.items():
+        if isinstance(port, Port) and port.state == PortState.LIVE:
+            for _, ip in port.fixed:
+                if held.get((number_of(port.id), ip)) != id_:
+                    wrong.append(f"port {id_.hex()} does not hold its address {ip.hex()}")
+    return wrong
+
+
+async def _indexes(store: Store, objects: Found) -> list[str]:
+    wrong, present = [], set()
+    for table in (BY_PROJECT, BY_HOST, BY_DEVICE, BY_GROUP):
+        for where in await store.partitions(table):
+            for row in (await store.read(table, where)).rows:
+                id_ = row[0]
+                present.add((table.name, where, id_))
+                if id_ not in objects:
+                    wrong.append(f"{table.name} {where} names {id_!r}, which is not there")
+    for id_, item in objects.items():
+        if isinstance(item, Port):
+            rows = [(table.name, where, key[0]) for table, where, key in index_rows(item)]
+        elif hasattr(item, "group"):
+            continue
+        else:
+            kind = Kind.SUBNET if hasattr(item, "first") else Kind.NETWORK if hasattr(item, "vni") else Kind.GROUP
+            rows = [(BY_PROJECT.name, (item.project, int(kind), part_of(id_)), id_)]
+        wrong += [f"{row} is missing" for row in rows if row not in present]
+    return wrong
+
+
+async def _slots(store: Store, objects: Found) -> list[str]:
+    wrong = []
+    for where, view in (await _views(store, SLOTS)).items():
+        if where[0] == "host":
+            continue
+        for key, slot in view.all(Kind.SLOT).items():
+            if slot.owner and slot.owner not in objects:
+                wrong.append(f"slot {where} {int.from_bytes(key, 'big')} belongs to nobody")
+    return wrong
