@@ -3,7 +3,7 @@
 Called by `agent`; implemented by `planes.data.linux` (a real kernel) and `planes.data.memory` (a fake one that answers
 "does this packet arrive?"). A driver is declarative and idempotent: the same spec may be put any number of times, a
 missing thing may be dropped. It decides nothing: what should exist is the agent's business, in which order the kernel
-is told is the driver's (rule N13: policy, link, neighbour; removal in reverse; a port forwards nothing before its policy).
+is told is the driver's (rule N13: policy, link, neighbour; removal in reverse; no port forwards before its policy).
 
 The words say nothing of routes, bridges or tables, so that a data plane of another kind fits behind them.
 """

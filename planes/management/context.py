@@ -5,6 +5,7 @@ Made by `cloud.build`; holds no state of its own.
 
 import asyncio
 import datetime
+import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -63,9 +64,11 @@ class Context:
         self.slots = plane.slots
         self.feed = plane.feed
         self.now = plane.now
+        #: ids are unique, not secret: no system call for each
+        self._random = random.Random(secrets.token_bytes(32))
 
     def new_id(self, home: int) -> Id:
-        return make_id(home, secrets.randbits(RANDOM_BITS))
+        return make_id(home, self._random.getrandbits(RANDOM_BITS))
 
     def limit(self, kind: int) -> int:
         return self.config.quotas.get(RESOURCES[Kind(kind)], -1)

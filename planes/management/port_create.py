@@ -173,15 +173,16 @@ class PortCreation:
         raise exhausted(fields.network)
 
     def _from_last(self, subnet: Subnet) -> Iterator[int]:
-        """Every bucket of a subnet, beginning with the one that had room last."""
-        every = list(addressing.buckets(subnet))
-        first = self._last.get(subnet.id)
-        if first in every:
-            start = every.index(first)
-        else:
-            start = self._spread % len(every) if every and self._c.config.instance_spread else 0
-        yield from every[start:]
-        yield from every[:start]
+        """Buckets of a subnet: the one that had room last, then every one, from where this instance begins."""
+        last = self._last.get(subnet.id)
+        if last is not None and addressing.ranges(subnet, last):
+            yield last
+        start = 0
+        if self._c.config.instance_spread:
+            first, end = subnet.pools[0][0] >> BUCKET_SHIFT, subnet.pools[-1][1] >> BUCKET_SHIFT
+            start = first + self._spread % (end - first + 1)
+        yield from (where for where in addressing.buckets(subnet) if where >= start)
+        yield from (where for where in addressing.buckets(subnet) if where < start)
 
     async def register_bucket(self, network: Network, where: int) -> None:
         """Make the bucket known to whoever deletes the network or takes a snapshot of it."""
