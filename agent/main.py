@@ -69,6 +69,7 @@ async def run(config: AgentConfig) -> None:
         linger=config.linger,
     )
     keeper = StateFile(config.state_dir, host)
+    keeper.lock()
     state = AgentState(options, random.random, keeper.load())
     bus = NatsBus(config.nats, f"host-{host}", credentials=config.credentials, inbox=f"_INBOX_{token(host)}")
     driver = LinuxDriver(config.cloud, port=config.udp_port)

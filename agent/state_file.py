@@ -4,6 +4,7 @@ Called by the runtime, in a thread, at most about once a second. The file is rep
 cannot be read is as good as none.
 """
 
+import fcntl
 import logging
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 
 from agent.core.instructions import Saved
 from planes.goalstate.messages import VERSION
+from planes.model.errors import Conflict
 
 log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
@@ -24,6 +26,17 @@ class StateFile:
     def __init__(self, directory: str, host: str) -> None:
         self.path = Path(directory) / f"{host}.goal"
         self._host = host
+        self._lock = -1
+
+    def lock(self) -> None:
+        """Be the only agent of this host on this machine, until the process ends; raises Conflict."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise Conflict(f"Another agent of host {self._host} runs on this machine ({self.path.parent}).") from None
 
     def load(self) -> Saved | None:
         """What was kept; None when there is nothing that fits."""

@@ -149,8 +149,6 @@ class Hosts:
             row = await self.fetch(name, serial=True)
             if row is not None and row.machine not in ("", asked.machine) and self.alive(name):
                 return Registered(refused=f"host {name} is alive on another machine ({row.machine})")
-            if row is not None and asked.epoch and asked.epoch < row.epoch and self.alive(name):
-                return Registered(refused=f"host {name} lives on in epoch {row.epoch}, registered after this agent's")
             number = row.body.number if row else 0
             if not number:
                 number = await self._slots.claim_host_number(name.encode())

@@ -14,6 +14,7 @@ from agent.state_file import StateFile
 from planes.bus.nats.bus import NatsBus
 from planes.data.memory.driver import MemoryDriver
 from planes.goalstate.messages import Applied, Neighbour, Port
+from planes.model.errors import Conflict
 from tests.support.clock import until
 from tests.support.control import FakeControl
 from tests.support.nats import NatsServer
@@ -105,3 +106,11 @@ def test_a_state_file_that_is_broken_or_of_another_host_is_as_good_as_none(tmp_p
     assert file.load() is None
     file.path.write_bytes(b"\x93garbage")
     assert file.load() is None
+
+
+def test_a_second_agent_of_a_host_on_one_machine_is_refused(tmp_path: Path) -> None:
+    first, second = StateFile(str(tmp_path), "h1"), StateFile(str(tmp_path), "h1")
+    first.lock()
+    with pytest.raises(Conflict, match="Another agent of host h1"):
+        second.lock()
+    StateFile(str(tmp_path), "h2").lock()
