@@ -1,7 +1,7 @@
 """Changing one partition: batches, lost races, unknown outcomes (rules D2, D5)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,69 +9,35 @@ import pytest
 from observability.stages import now_us
 from planes.model.enums import Kind
 from planes.model.errors import Conflict, Unavailable
+from planes.store.faulty import Fault, FaultyStore
 from planes.store.partitions import BATCH, Apply, Draft, Partitions
-from planes.store.protocol import Batch, Partition, UnknownOutcome, Values, Write
-from planes.store.rows import Mark
-from planes.store.schema import NETWORKS, Table
+from planes.store.protocol import Batch
+from planes.store.rows import Mark, to_row
+from planes.store.schema import NETWORKS
 from planes.store.sqlite.store import SqliteStore
 
 WHERE = (7,)
 
 
-class Shaky:
-    """A store whose commits go as a script says: `ok`, `lost` (happened, unknown), `never` (did not, unknown)."""
+class Rig(FaultyStore):
+    """A store that fails as its script says, and counts its batches."""
 
     def __init__(self, inner: SqliteStore) -> None:
-        self.inner = inner
-        self.script: list[str] = []
-        self.batches: list[Batch] = []
-        self.late: Batch | None = None
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def now(self) -> int:
-        return await self.inner.now()
-
-    async def read(
-        self,
-        table: Table,
-        partition: Values,
-        *,
-        prefix: Values = (),
-        after: Values = (),
-        limit: int = 0,
-        serial: bool = False,
-    ) -> Partition:
-        return await self.inner.read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
+        self.faults: list[Fault] = []
+        super().__init__(inner, lambda call: self.faults.pop(0) if call.op == "commit" and self.faults else Fault.NONE)
+        self.batches = 0
 
     async def commit(self, batch: Batch) -> bool:
-        self.batches.append(batch)
-        what = self.script.pop(0) if self.script else "ok"
-        if what == "never":
-            raise UnknownOutcome("timed out")
-        if what == "late":
-            self.late = batch
-            raise UnknownOutcome("timed out")
-        done = await self.inner.commit(batch)
-        if what == "lost":
-            raise UnknownOutcome("timed out")
-        return done
-
-    async def write(self, writes: Sequence[Write]) -> None:
-        await self.inner.write(writes)
-
-    async def partitions(self, table: Table) -> list[Values]:
-        return await self.inner.partitions(table)
+        self.batches += 1
+        return await super().commit(batch)
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Shaky]:
-    inner = SqliteStore(tmp_path / "s.db")
-    await inner.open()
-    yield Shaky(inner)
-    await inner.close()
+async def store(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(SqliteStore(tmp_path / "s.db"))
+    await rig.open()
+    yield rig
+    await rig.close()
 
 
 def put(key: bytes, value: bytes = b"") -> Apply[int]:
@@ -82,12 +48,12 @@ def put(key: bytes, value: bytes = b"") -> Apply[int]:
     return apply
 
 
-async def rows(store: Shaky) -> dict[bytes, int]:
+async def rows(store: Rig) -> dict[bytes, int]:
     read = await store.read(NETWORKS, WHERE)
     return {row[1]: row[2] for row in read.rows}  # type: ignore[misc]
 
 
-async def test_concurrent_changes_leave_in_batches_and_draw_rising_revisions(store: Shaky) -> None:
+async def test_concurrent_changes_leave_in_batches_and_draw_rising_revisions(store: Rig) -> None:
     parts = Partitions(store, now_us)
     keys = [n.to_bytes(4, "big") for n in range(100)]
     done = await asyncio.gather(*(parts.change(NETWORKS, WHERE, put(key)) for key in keys))
@@ -95,10 +61,10 @@ async def test_concurrent_changes_leave_in_batches_and_draw_rising_revisions(sto
     assert revs == sorted(set(revs))
     assert [item.prev for item in done][1:] == revs[:-1]
     assert await rows(store) == dict(zip(keys, revs, strict=True))
-    assert len(store.batches) <= 2 + len(keys) // BATCH
+    assert store.batches <= 2 + len(keys) // BATCH
 
 
-async def test_an_operation_that_raises_takes_no_other_with_it(store: Shaky) -> None:
+async def test_an_operation_that_raises_takes_no_other_with_it(store: Rig) -> None:
     parts = Partitions(store, now_us)
 
     def refuse(draft: Draft, rev: int) -> None:
@@ -115,7 +81,7 @@ async def test_an_operation_that_raises_takes_no_other_with_it(store: Shaky) -> 
     assert set(await rows(store)) == {b"a", b"b"}
 
 
-async def test_a_later_operation_of_a_batch_sees_the_earlier(store: Shaky) -> None:
+async def test_a_later_operation_of_a_batch_sees_the_earlier(store: Rig) -> None:
     parts = Partitions(store, now_us)
 
     def count(draft: Draft, rev: int) -> int:
@@ -128,7 +94,7 @@ async def test_a_later_operation_of_a_batch_sees_the_earlier(store: Shaky) -> No
     assert sorted(item.value for item in done) == list(range(1, 65))
 
 
-async def test_two_instances_never_lose_an_update(store: Shaky) -> None:
+async def test_two_instances_never_lose_an_update(store: Rig) -> None:
     first, second = Partitions(store, now_us), Partitions(store, now_us)
 
     def count(draft: Draft, rev: int) -> None:
@@ -143,8 +109,8 @@ async def test_two_instances_never_lose_an_update(store: Shaky) -> None:
     assert first.conflicts + second.conflicts > 0
 
 
-@pytest.mark.parametrize("outcome", ["lost", "never"])
-async def test_an_unknown_outcome_is_settled_and_nothing_is_done_twice(store: Shaky, outcome: str) -> None:
+@pytest.mark.parametrize("fault", [Fault.HIDE, Fault.LOSE, Fault.LATE])
+async def test_an_unknown_outcome_is_settled_and_nothing_is_done_twice(store: Rig, fault: Fault) -> None:
     parts = Partitions(store, now_us)
 
     def once(draft: Draft, rev: int) -> None:
@@ -152,28 +118,26 @@ async def test_an_unknown_outcome_is_settled_and_nothing_is_done_twice(store: Sh
             raise Conflict("twice")
         draft.put(Kind.BUCKET, b"x", Mark(b"", rev))
 
-    store.script = [outcome]
+    store.faults = [fault]
     done = await parts.change(NETWORKS, WHERE, once)
     assert (await rows(store))[b"x"] == done.rev
 
 
-async def test_a_batch_that_applies_late_finds_the_counter_raised(store: Shaky) -> None:
+async def test_a_batch_that_comes_late_finds_the_counter_raised(store: Rig) -> None:
     parts = Partitions(store, now_us)
     await parts.change(NETWORKS, WHERE, put(b"a"))
-    store.script = ["late"]
-    done = await parts.change(NETWORKS, WHERE, put(b"b", b"1"))
-    assert store.late is not None
-    assert await store.inner.commit(store.late) is False
-    assert (await rows(store))[b"b"] == done.rev
+    view = await parts.view(NETWORKS, WHERE)
+    late = Batch(NETWORKS, WHERE, view.top, {"top": view.top + 1}, [to_row(Kind.BUCKET, b"late", 1, Mark())])
+    store.faults = [Fault.LOSE]
+    await parts.change(NETWORKS, WHERE, put(b"b"))
+    assert await store.commit(late) is False
+    assert set(await rows(store)) == {b"a", b"b"}
 
 
-async def test_nothing_is_visible_of_a_batch_that_was_refused_for_good(store: Shaky) -> None:
+async def test_nothing_is_visible_of_a_batch_that_was_refused_for_good(store: Rig) -> None:
     parts = Partitions(store, now_us)
 
-    async def closed(batch: Batch) -> bool:
-        raise UnknownOutcome("gone")
-
-    store.commit = closed  # type: ignore[method-assign]
+    store.faults = [Fault.LOSE] * 1000
     with pytest.raises(Unavailable):
         await parts.change(NETWORKS, WHERE, put(b"a"))
     assert await rows(store) == {}
