@@ -74,5 +74,5 @@ def _conclude(cloud: Cloud, story: Story, console: Console, json_: bool) -> None
         steps = [msgspec.to_builtins(step) for step in story.steps]
         print(msgspec.json.encode({**summary, "held": story.held, "steps": steps}).decode(), flush=True)
         return
-    console.print(f"API {cloud.api}/v2.0   console {summary['console']}   bus {cloud.nats}   data {summary['data']}")
+    console.print(f"API {cloud.api}/v2.0   bus {cloud.nats}   data {summary['data']}")
     console.print(f"Try: ALCOR_DATA={summary['data']} alcor vm exec red-web-1 -- ping -c 3 10.0.0.12")

@@ -242,7 +242,7 @@ def _free_port(address: str, wanted: int) -> int:
 def _introduce(cloud: Cloud) -> None:
     summary = cloud.summary()
     data = summary["data"]
-    lines = [f"API      {cloud.api}/v2.0   console {summary['console']}   OpenAPI {cloud.api}/schema"]
+    lines = [f"API      {cloud.api}/v2.0   OpenAPI {cloud.api}/schema"]
     lines += [f"bus      {cloud.nats}", f"hosts    {' '.join(cloud.hosts)}", f"data     {data}   logs {data}/log"]
     lines += ["", "Stop with Ctrl-C. In another terminal:"]
     prefix = f"ALCOR_API={cloud.api} ALCOR_DATA={data} "

@@ -2,7 +2,8 @@
 
 import asyncio
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,12 +19,14 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        #: work under way in threads, which the clock waits for
+        self.busy = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
-        if timeout is None:
+        if timeout is None or self.busy:
             ready = super().select(STUCK)
             if not ready:
                 raise RuntimeError("nothing is scheduled and nothing happens: the test waits for ever")
@@ -42,6 +45,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._clock.now
+
+    @contextmanager
+    def real_work(self) -> Iterator[None]:
+        """Meanwhile time stands still: somebody waits for a thread."""
+        self._clock.busy += 1
+        try:
+            yield
+        finally:
+            self._clock.busy -= 1
 
     def now_us(self) -> int:
         """Wall-clock µs that run with the virtual clock."""
