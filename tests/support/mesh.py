@@ -1,0 +1,310 @@
+"""Control and agents as they are, in one process: one SQLite store, one broker, fake kernels, virtual time.
+
+What every host should hold is computed from the store's rows (`wanted`), so that whatever messages were lost or doubled
+there is a truth to compare with.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from agent.core.context import Options
+from agent.core.state import AgentState
+from agent.core.translate import Goals
+from agent.runtime import Agent
+from planes.bus.memory.bus import Faults, MemoryBroker, MemoryBus
+from planes.bus.protocol import Event
+from planes.control import goals, reads
+from planes.control.plane import ControlConfig
+from planes.data.driver import Spec, SpecKey
+from planes.data.memory.driver import MemoryDriver
+from planes.data.memory.fabric import Fabric
+from planes.data.memory.kernel import Kernel, KernelNetwork
+from planes.goalstate.messages import Gone, Object
+from planes.management.cloud import Cloud, build
+from planes.management.context import ManagementConfig
+from planes.model.addresses import ip_text
+from planes.model.enums import Kind
+from planes.model.resources import AddressState, HostState, Port, PortState
+from planes.store.partitions import View
+from planes.store.protocol import Batch, Partition, Store, Values, Write
+from planes.store.schema import GROUPS, NETWORKS, PORTS, Table
+from planes.store.sqlite.store import SqliteStore
+from tests.support.clock import VirtualLoop, now_us, until
+from tests.support.world import Keeper
+
+#: seconds after which the echo has looked at everything, whoever held the leases
+ECHOED = 60.0
+
+
+class Patient:
+    """A store whose threads the virtual clock waits for, and whose clock is the virtual one, `ahead` µs later."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.ahead = 0
+
+    def _real(self) -> VirtualLoop:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        return loop
+
+    async def open(self) -> None:
+        with self._real().real_work():
+            await self.inner.open()
+
+    async def close(self) -> None:
+        with self._real().real_work():
+            await self.inner.close()
+
+    async def now(self) -> int:
+        return now_us() + self.ahead
+
+    async def read(
+        self,
+        table: Table,
+        partition: Values,
+        *,
+        prefix: Values = (),
+        after: Values = (),
+        limit: int = 0,
+        serial: bool = False,
+    ) -> Partition:
+        with self._real().real_work():
+            return await self.inner.read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
+
+    async def commit(self, batch: Batch) -> bool:
+        with self._real().real_work():
+            return await self.inner.commit(batch)
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        with self._real().real_work():
+            await self.inner.write(writes)
+
+    async def partitions(self, table: Table) -> list[Values]:
+        with self._real().real_work():
+            return await self.inner.partitions(table)
+
+
+class Watched(MemoryDriver):
+    """Calls back after whatever it applied."""
+
+    def __init__(self, fabric: Fabric, seen: Callable[[], None]) -> None:
+        super().__init__(fabric)
+        self._seen = seen
+
+    async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:
+        errors = await super().apply(puts, drops)
+        self._seen()
+        return errors
+
+
+class Mesh:
+    """Everything. Instance `c1` is a client of the broker by that name, and so is host `h1`."""
+
+    def __init__(
+        self,
+        path: Path,
+        seed: int = 0,
+        *,
+        control: ControlConfig | None = None,
+        management: ManagementConfig | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.broker = MemoryBroker(seed)
+        self.store = Patient(store or SqliteStore(path / "store.db"))
+        self.fabric = Fabric()
+        self.clouds: dict[str, Cloud] = {}
+        self.agents: dict[str, Agent] = {}
+        self.drivers: dict[str, MemoryDriver] = {}
+        self.keepers: dict[str, Keeper] = {}
+        self._control = control or ControlConfig()
+        self._management = management or ManagementConfig()
+        self._buses: dict[str, MemoryBus] = {}
+        self._lives = 0
+        #: addresses that were live on two hosts at once, neither of them fenced
+        self.doubles: list[str] = []
+        self._fenced: set[str] = set()
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self, instances: Sequence[str] = ("c1", "c2"), hosts: Sequence[str] = ("h1", "h2", "h3")) -> None:
+        await self.store.open()
+        for name in instances:
+            await self.start_control(name)
+        for host in hosts:
+            await self.start_agent(host)
+        await until(lambda: all(self.agents[host].state.in_sync() for host in hosts), 60)
+
+    async def start_control(self, name: str) -> Cloud:
+        self._lives += 1
+        bus = self._buses[name] = MemoryBus(self.broker, name)
+        await bus.connect()
+        instance = f"{name}-{self._lives}"
+        cloud = self.clouds[name] = build(
+            self.store, bus, self._control, self._management, now=now_us, instance=instance
+        )
+        await cloud.start()
+        return cloud
+
+    async def kill_control(self, name: str) -> None:
+        """It is gone at once: nothing that it was about to say is said."""
+        self.broker.mute(name)
+        cloud = self.clouds.pop(name)
+        await cloud.stop()
+        await self._buses.pop(name).close()
+        self.broker.heal(name)
+
+    async def start_agent(self, host: str, machine: str = "", name: str = "", vtep: bytes = b"") -> Agent:
+        """`name`: what the test calls it, when two agents go by one host name."""
+        name, vtep = name or host, vtep or bytes((192, 0, 2, int(host[1:])))
+        keeper = self.keepers.setdefault(name, Keeper())
+        options = Options(host=host, machine=machine or f"machine-{name}", vtep=vtep)
+        state = AgentState(options, random.Random(name).random, keeper.saved)
+        driver = self.drivers[name] = Watched(self.fabric, self._look)
+        agent = self.agents[name] = Agent(state, MemoryBus(self.broker, name), driver, vtep, now_us, keeper)
+        await agent.start()
+        return agent
+
+    async def stop_agent(self, name: str) -> None:
+        agent = self.agents.pop(name)
+        await agent.close()
+        assert not agent.bugs
+
+    async def stop(self) -> None:
+        for name in list(self.agents):
+            self.agents[name].state.validate()
+            await self.stop_agent(name)
+        for name in list(self.clouds):
+            await self.clouds[name].stop()
+            await self._buses[name].close()
+        await self.store.close()
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """The network is whole and well again."""
+        self.broker.faults = Faults()
+        for name in (*self.agents, *self.clouds):
+            self.broker.heal(name)
+
+    async def settle(self) -> None:
+        """One echo and one sync after the last change; then everybody is in sync and every ack is stored."""
+        await asyncio.sleep(ECHOED)
+        for agent in self.agents.values():
+            agent._on_bus(Event("slow"))
+        await asyncio.sleep(10)
+        await until(self.quiet, 60)
+
+    def quiet(self) -> bool:
+        return all(agent.state.in_sync() and not agent.state.acks.waiting() for agent in self.agents.values())
+
+    def _look(self) -> None:
+        """No address may live on two hosts at any instant; only one that was fenced, until it knows better."""
+        for host, agent in self.agents.items():
+            rows = [cloud.plane.hosts.get(host) for cloud in self.clouds.values()]
+            if any(row is not None and row.state == HostState.FENCED for row in rows):
+                self._fenced.add(host)
+            elif agent.state.in_sync():
+                self._fenced.discard(host)
+        living: dict[tuple[bytes, bytes], str] = {}
+        for host, driver in self.drivers.items():
+            if host in self._fenced or driver._kernel is None:
+                continue
+            for id_, network in driver.kernel.networks.items():
+                for ip in {ip for port in network.ports.values() for ip in port.ips}:
+                    other = living.setdefault((id_, ip), host)
+                    if other != host:
+                        self.doubles.append(f"{ip_text(ip)} on {other} and {host}")
+
+    # -- the truth --------------------------------------------------------------------------------------------------
+
+    async def views(self, table: Table) -> dict[Values, View]:
+        found = await self.store.partitions(table)
+        return {where: View(table, await self.store.read(table, where)) for where in found}
+
+    async def ports(self) -> list[Port]:
+        """Every port row."""
+        return [row for view in (await self.views(PORTS)).values() for row in view.all(Kind.PORT).values()]
+
+    async def objects(self, host: str) -> list[Object]:
+        """Every object that this host should know, made from the rows that the store has now."""
+        found: list[Object] = []
+        networks = {where[0]: view for where, view in (await self.views(NETWORKS)).items()}
+        mine, carriers = set(), {}
+        buckets = await self.views(PORTS)
+        for (number, _), view in buckets.items():
+            for port in view.all(Kind.PORT).values():
+                if port.host == host and not port.leaving and port.state == PortState.LIVE:
+                    found.append(goals.port(port))
+                    mine.add(number)
+        for number in mine:
+            view = networks[number]
+            network = view.get(Kind.NETWORK)
+            found.append(goals.network(network))
+            found += [goals.subnet(row) for row in view.all(Kind.SUBNET).values() if not row.deleting]
+            found += [goals.identity(network.id, row) for row in view.all(Kind.IDENTITY).values()]
+            for (where, _), bucket in buckets.items():
+                for ip, row in bucket.all(Kind.IP).items():
+                    if where == number and row.state != AddressState.CLAIMED:
+                        found.append(goals.neighbour(network.id, ip, row))
+                        carriers.setdefault(network.id, set()).add(row.host)
+        cloud = next(iter(self.clouds.values()))
+        for network_id, names in carriers.items():
+            for name in filter(None, names):
+                row = await cloud.plane.hosts.fetch(name)
+                if row is not None and row.state == HostState.UP:
+                    peer = goals.peer(network_id, name, row.rev, row.epoch, row.vtep, row.body.number)
+                    found.append(peer)
+        for view in (await self.views(GROUPS)).values():
+            group = view.get(Kind.GROUP)
+            if group is not None:
+                found.append(goals.group(group, view.all(Kind.RULE).values(), view.top))
+        return [item for item in found if not isinstance(item, Gone)]
+
+    async def wanted(self, host: str) -> str:
+        """The kernel that a host should have, in the words of `Kernel.dump`."""
+        known = Goals(host)
+        for item in await self.objects(host):
+            known.put(item)
+        known.settle()
+        specs = [spec for key in known.dirty if (spec := known.spec(key)) is not None]
+        kernel = Kernel()
+        for spec in sorted(specs, key=lambda spec: spec.key[0] != "network"):
+            _put(kernel, spec)
+        return _used(kernel.dump())
+
+    def held(self, host: str) -> str:
+        return _used(self.drivers[host].dump())
+
+    async def check(self) -> None:
+        """Every kernel is what the store says; every bound port of a living host is answered for."""
+        for host in self.agents:
+            assert self.held(host) == await self.wanted(host), host
+        rows = await self.ports()
+        said = await reads.statuses(self.store, rows)
+        for port in rows:
+            assert port.state == PortState.LIVE, f"{port.id.hex()} is not gone"
+            assert not port.leaving, f"{port.id.hex()} has not left {port.leaving}"
+            if port.host in self.agents:
+                status = said.get(port.id)
+                assert status is not None, f"{port.id.hex()} on {port.host}: no ack"
+                assert (status.applied >= port.goal_rev, status.error) == (True, ""), port.id.hex()
+
+
+def _put(kernel: Kernel, spec: Spec) -> None:
+    key: SpecKey = spec.key
+    if key[0] == "network":
+        kernel.networks[key[1]] = KernelNetwork(spec)  # type: ignore[arg-type]
+    else:
+        kernel.networks[key[1]].put(spec)
+
+
+def _used(dump: str) -> str:
+    """Without peers that no address lies behind: a host is told of them and never that they are of no use now."""
+    lines = dump.splitlines()
+    via = {(line.split()[0], line.split()[-1]) for line in lines if " remote " in line}
+    return "\n".join(
+        line for line in lines if line.split()[1] != "peer" or (line.split()[0], line.split()[2]) in via
+    )
