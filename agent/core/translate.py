@@ -196,6 +196,7 @@ class Goals:
         self.dirty.update(("remote", network, ip) for ip in view.neighbours)
         self.dirty.update(("peer", network, mac) for mac in view.at)
         self.dirty.update(_policy_key(network, identity) for identity in view.users)
+        self.dirty.update(("members", network, group) for group in self._remote.get(network, ()))
         self._stale.add(network)
 
     def settle(self) -> None:
@@ -307,7 +308,8 @@ class Goals:
         keys: list[SpecKey] = [("network", port.network, b"")]
         if port.security:
             groups = [self.groups[group] for group in port.groups if group in self.groups]
-            remote = {rule.remote_group for group in groups for rule in group.rules if rule.remote_group}
+            rules = [rule for group in groups for rule in group.rules if rule.ethertype == IPV4]
+            remote = {rule.remote_group for rule in rules if rule.remote_group}
             keys += [("members", port.network, group) for group in remote]
             keys.append(_policy_key(port.network, port.identity))
         keys.append(("port", port.network, port.id))

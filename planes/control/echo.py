@@ -114,6 +114,7 @@ class Echo:
 
     async def _port(self, port: Port, entry: Entry, acked: bool) -> bool:
         """A port that exists; True when nothing of it is left half done."""
+        await self._tidy(entry, port.id, port)
         if port.state == PortState.DELETING or port.leaving:
             holder = port.leaving or port.host
             gone = acked and not port.leaving
@@ -124,7 +125,6 @@ class Echo:
             await self._neighbours(port)
             return False
         await self._confirm(port)
-        await self._tidy(entry, port.id, port)
         if entry.create:
             await self._store.write(puts(index_rows(port), port.rev))
         await self._neighbours(port)

@@ -4,7 +4,7 @@ Called when an ack of a tombstone arrives, when the host of a deleted port is de
 idempotent, in the order that docs/store.md tells: first the batch that frees the addresses, then the index.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
@@ -46,12 +46,17 @@ def drops(rows: list[Index], rev: int) -> list[Write]:
     return [Write(table, partition, key, None, rev) for table, partition, key in rows]
 
 
-def free_addresses(draft: Draft, port: Id, ips: list[bytes], rev: int, now: int) -> list[bytes]:
-    """In the bucket of `draft`: these addresses of a port become free, if they are still its own."""
+def free_addresses(draft: Draft, port: Id, ips: Iterable[bytes], rev: int, now: int, *, live: bool) -> list[bytes]:
+    """In the bucket of `draft`: these addresses of a port become free, if they are still its own.
+
+    A `live` port may have taken one again that it gave up before: that one is in use.
+    """
     freed = []
     for ip in ips:
         row: Address | None = draft.get(Kind.IP, ip)
-        if row is not None and row.port == port and row.state != AddressState.FREE:
+        if row is None or row.port != port or row.state == AddressState.FREE:
+            continue
+        if row.state == AddressState.RELEASING or not live:
             draft.put(Kind.IP, ip, Address(port, row.subnet, row.mac, "", 0, AddressState.FREE, now, rev))
             freed.append(ip)
     return freed
@@ -83,21 +88,21 @@ class Releases:
         if port.leaving == host:
             return await self.arrive(port)
         if port.releasing:
-            await self._free_outside(port, list(port.releasing), rows_of_port=False)
+            await self._free_outside(port, list(port.releasing), live=True)
             return await self._settled(port)
         return port
 
     async def finish(self, port: Port) -> None:
         """A deleted port whose host has let go, or is dead and fenced: free its addresses, then forget it."""
         ips = [ip for _, ip in port.fixed] + list(port.releasing)
-        await self._free_outside(port, ips, rows_of_port=True)
+        await self._free_outside(port, ips, live=False)
         number, home = number_of(port.id), bucket_of(port.id)
 
         def apply(draft: Draft, rev: int) -> None:
             row: Port | None = draft.get(Kind.PORT, port.id)
             if row is None or row.state != PortState.DELETING:
                 return
-            free_addresses(draft, port.id, ips, rev, self._now())
+            free_addresses(draft, port.id, ips, rev, self._now(), live=False)
             draft.drop(Kind.PORT, port.id)
             mac = draft.get(Kind.MAC, port.mac)
             if mac is not None and mac.port == port.id:
@@ -108,8 +113,12 @@ class Releases:
         await self._slots.free_quota(port.project, "port", [port.id], self._port_quota)
 
     async def arrive(self, port: Port) -> Port | None:
-        """The old host of a re-bound port has let go: its addresses now are on the new one, which is told."""
+        """The old host of a re-bound port has let go: its addresses now are on the new one, which is told.
+
+        With the port it let go of the addresses that were taken off it before.
+        """
         number, host = number_of(port.id), port.host
+        await self._free_outside(port, list(port.releasing), live=True)
         for where, ips in _by_bucket(port).items():
             if where == bucket_of(port.id):
                 continue
@@ -124,7 +133,8 @@ class Releases:
             if row is None or row.state != PortState.LIVE or row.host != host or not row.leaving:
                 return row
             self._move(draft, port.id, [ip for _, ip in row.fixed], host, rev)
-            new = replace(row, leaving="", rev=rev, goal_rev=rev)
+            free_addresses(draft, port.id, row.releasing, rev, self._now(), live=True)
+            new = replace(row, leaving="", releasing=(), rev=rev, goal_rev=rev)
             draft.put(Kind.PORT, port.id, new)
             return new
 
@@ -151,27 +161,27 @@ class Releases:
             row: Port | None = draft.get(Kind.PORT, port.id)
             if row is None or row.goal_rev != port.goal_rev or not row.releasing:
                 return row
-            free_addresses(draft, port.id, list(row.releasing), rev, self._now())
+            free_addresses(draft, port.id, row.releasing, rev, self._now(), live=True)
             new = replace(row, releasing=(), rev=rev)
             draft.put(Kind.PORT, port.id, new)
             return new
 
         return (await self._ground.change_bucket(port.network, number_of(port.id), bucket_of(port.id), apply)).value
 
-    async def _free_outside(self, port: Port, ips: list[bytes], *, rows_of_port: bool) -> None:
+    async def _free_outside(self, port: Port, ips: list[bytes], *, live: bool) -> None:
         """Free addresses (and, for a deleted port, the MAC) that live outside the port's home bucket."""
         home = bucket_of(port.id)
         outside: dict[int, list[bytes]] = {}
         for ip in ips:
             if bucket(ip) != home:
                 outside.setdefault(bucket(ip), []).append(ip)
-        if rows_of_port and bucket(port.mac) != home:
+        if not live and bucket(port.mac) != home:
             outside.setdefault(bucket(port.mac), [])
         for where, members in outside.items():
 
             def apply(draft: Draft, rev: int, members: list[bytes] = members) -> None:
-                free_addresses(draft, port.id, members, rev, self._now())
-                mac = draft.get(Kind.MAC, port.mac) if rows_of_port else None
+                free_addresses(draft, port.id, members, rev, self._now(), live=live)
+                mac = None if live else draft.get(Kind.MAC, port.mac)
                 if mac is not None and mac.port == port.id:
                     draft.drop(Kind.MAC, port.mac)
 
