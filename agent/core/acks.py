@@ -5,6 +5,7 @@ or refused it; per key only the latest is kept. Nothing is said of other objects
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import cast
 
 from msgspec import Struct
@@ -16,7 +17,7 @@ from agent.core.translate import Goals
 from planes.data.driver import SpecKey
 from planes.goalstate import codec
 from planes.goalstate.codec import MAX_OBJECTS, Malformed
-from planes.goalstate.messages import Ack, Applied, Gone, Key, Ok, Port
+from planes.goalstate.messages import Ack, Applied, Gone, Key, ObjectKind, Ok, Port
 
 #: ack requests that may be under way at a time
 AT_ONCE = 8
@@ -69,6 +70,16 @@ class Acks:
             self.owed[key].said = ""
         elif key not in self._waiting:
             self.owe(item, author, sent, received)
+
+    def opened(self, held: Iterable[SpecKey]) -> list[SpecKey]:
+        """What the kernel still has of ports that are to be gone: they are answered for when it is dropped."""
+        left = []
+        for key in held:
+            owed = self.owed.get((ObjectKind.PORT, b"", key[2])) if key[0] == "port" else None
+            if owed is not None and owed.gone:
+                owed.keys = (*owed.keys, key)
+                left.append(key)
+        return left
 
     def resume(self) -> None:
         """Send again what was not confirmed."""

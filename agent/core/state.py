@@ -140,7 +140,7 @@ class AgentState:
         if self._swept:
             self._swept = False
             self.wants.give_up_leftovers(self.scopes.interests)
-        if self._moved:
+        if self._moved and self._driver_open:  # until then nobody knows what the kernel has
             self._moved = False
             self.acks.settle()
         timers = self.context.timers
@@ -228,6 +228,7 @@ class AgentState:
         self.membership.opened_as = number
         self._driver_open = self._moved = self._swept = True
         self.plan.opened(event.held)
+        self.plan.give_up(self.acks.opened(event.held))
         if self.membership.number != number:
             self._open()
 

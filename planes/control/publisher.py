@@ -97,8 +97,10 @@ class Publisher:
         message = self._pending.get(subject)
         if message is None:
             message = self._pending[subject] = _Message(traceparent, epoch)
-        for item in objects:
-            message.objects[item.key] = item
+        for item in objects:  # the echo may come with what it read before the last change
+            present = message.objects.get(item.key)
+            if present is None or present.rev <= item.rev:
+                message.objects[item.key] = item
         message.spans.extend(spans)
         if not self._scheduled:
             self._scheduled = True

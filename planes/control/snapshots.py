@@ -159,8 +159,8 @@ class Snapshots:
             if cast(int, row[2]) <= since:
                 continue
             address = decode(Kind.IP, row[3])
-            if address.state == AddressState.CLAIMED or (not since and address.state != AddressState.USED):
-                continue
+            if not since and address.state != AddressState.USED:
+                continue  # who knows nothing need not hear of what is not there
             item = goals.neighbour(network.id, cast(bytes, row[1]), address)
             objects[item.key] = item
             peers.add(address.host)
