@@ -289,6 +289,8 @@ class AgentState:
             self.goals.put(item)
             if isinstance(item, Neighbour):
                 self._want_peer(item)
+            elif isinstance(item, Gone) and item.kind == ObjectKind.PEER:
+                self._want_peers(item.scope)  # its coming back may be missed
             self._changed()
         elif verdict is Verdict.SAME and mine is not None and not from_page:
             self.acks.repeat(mine, author, sent, received)
@@ -325,8 +327,11 @@ class AgentState:
     def _want_peer(self, item: Neighbour) -> None:
         view = self.goals.networks.get(item.network)
         if view is not None and item.host not in view.peers and item.host != self.context.options.host:
-            scope: Scope = (What.NETWORK, item.network)
-            self.context.timers.set_once(("peers", scope), self.context.now + self.context.options.gap_after)
+            self._want_peers(item.network)
+
+    def _want_peers(self, network: bytes) -> None:
+        scope: Scope = (What.NETWORK, network)
+        self.context.timers.set_once(("peers", scope), self.context.now + self.context.options.gap_after)
 
     def _ask_peers(self, scope: Scope) -> None:
         """A page that brings a neighbour brings its peer."""

@@ -79,6 +79,8 @@ class Hosts:
         self._by_token: dict[str, str] = {}
         self._pulses: dict[str, Pulse] = {}
         self._listening_since = monotonic()
+        #: when this instance first saw the present epoch of a host: it has not had the time to beat before
+        self._began: dict[str, float] = {}
         self.ground: Ground | None = None
 
     # -- reading ----------------------------------------------------------------------------------------------------
@@ -92,6 +94,8 @@ class Hosts:
         """The row as the store has it."""
         row = _row(name, await self._store.read(HOSTS, (name,), serial=serial))
         if row is not None:
+            if self.epoch(name) != row.epoch:
+                self._began[name] = self._monotonic()
             self._rows[name] = row
             self._by_token[token(name)] = name
         return row
@@ -128,7 +132,8 @@ class Hosts:
         row = self._rows.get(name)
         if row is None or row.state != HostState.UP:
             return True
-        return not self.alive(name) and self._monotonic() - self._listening_since >= self._dead_after
+        since = max(self._listening_since, self._began.get(name, 0.0))
+        return not self.alive(name) and self._monotonic() - since >= self._dead_after
 
     # -- requests from hosts ----------------------------------------------------------------------------------------
 
