@@ -75,8 +75,10 @@ def choose(draft: Draft, subnet: Subnet, bucket: int) -> bytes | None:
             row = draft.get(Kind.IP, ip)
             if row is None or row.state == AddressState.FREE:
                 return ip
-        if not again:
+        if not again and hints.get((subnet.id, "none")) != draft.view.top:
             free += _longest_free_last(draft, wide)
+            if not free and draft.untouched:
+                hints[subnet.id, "none"] = draft.view.top
     return None
 
 

@@ -198,13 +198,14 @@ class PortCreation:
             self.announce_peer(plan.network, plan.fields.host)
         for network in {plan.network.id for plan in plans}:
             mine = [plan.id for plan in plans if plan.network.id == network]
+            ids = set(mine)
             entry = Entry(
                 Kind.PORT,
                 tuple(mine),
                 True,
                 network,
                 plans[0].fields.project,
-                tuple((t.name, p, k) for t, p, k in rows if k[0] in set(mine)),
+                tuple((t.name, p, k) for t, p, k in rows if k[0] in ids),
                 tuple({where for plan in plans for where, _ in plan.elsewhere}),
             )
             await self._c.announce(mine[0], entry, puts(rows, self._c.now()))

@@ -89,6 +89,11 @@ class Draft:
             if k == kind and body is not None:
                 yield key, body
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing is edited yet: what is seen here is what is committed."""
+        return not self.edits and not self._batch
+
     def static(self, name: str) -> Value:
         if name in self.set:
             return self.set[name]
@@ -125,10 +130,13 @@ class _Waiting:
 class _Desk:
     """One partition: its view and the operations that wait for it."""
 
-    __slots__ = ("queue", "view", "worker")
+    __slots__ = ("loading", "queue", "reading", "view", "worker")
 
     def __init__(self) -> None:
         self.view: View | None = None
+        #: held while a fresh read runs; the read that has not begun yet, for all who ask meanwhile
+        self.reading = asyncio.Lock()
+        self.loading: asyncio.Task[View] | None = None
         self.queue: deque[_Waiting] = deque()
         self.worker: asyncio.Task[None] | None = None
 
@@ -146,14 +154,22 @@ class Partitions:
     async def view(self, table: Table, partition: Values, *, fresh: bool = False) -> View:
         """The partition as this instance knows it; `fresh`: as the store has it now. Raises Unavailable (503)."""
         desk = self._desk(table, partition)
-        if desk.view is None or (fresh and desk.worker is None):
+        if desk.view is not None and not fresh:
+            return desk.view
+        # Many are refused at once when a bucket fills up: they share a read, but only one that began after they asked.
+        if desk.loading is None:
+            desk.loading = asyncio.create_task(self._read(desk, table, partition))
+        return await asyncio.shield(desk.loading)
+
+    async def _read(self, desk: _Desk, table: Table, partition: Values) -> View:
+        """Read the partition; nobody else may join once it begins. A running worker's view is left to the worker."""
+        async with desk.reading:
+            desk.loading = None
+            worked = desk.worker is not None
             view = await self._load(table, partition)
-            if desk.worker is None or desk.view is None:
+            if desk.view is None or not (worked or desk.worker is not None):
                 desk.view = view
             return view
-        if fresh:
-            return await self._load(table, partition)
-        return desk.view
 
     def peek(self, table: Table, partition: Values) -> View | None:
         """The partition as this instance knows it at this instant; None when it does not."""
