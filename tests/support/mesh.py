@@ -28,7 +28,7 @@ from planes.model.addresses import ip_text
 from planes.model.enums import Kind
 from planes.model.resources import AddressState, HostState, Port, PortState
 from planes.store.partitions import View
-from planes.store.protocol import Batch, Partition, Store, Values, Write
+from planes.store.protocol import Batch, Partition, Store, Value, Values, Write
 from planes.store.schema import GROUPS, NETWORKS, PORTS, Table
 from planes.store.sqlite.store import SqliteStore
 from tests.support.clock import VirtualLoop, now_us, until
@@ -235,7 +235,8 @@ class Mesh:
         """Every object that this host should know, made from the rows that the store has now."""
         found: list[Object] = []
         networks = {where[0]: view for where, view in (await self.views(NETWORKS)).items()}
-        mine, carriers = set(), {}
+        mine: set[Value] = set()
+        carriers: dict[bytes, set[str]] = {}
         buckets = await self.views(PORTS)
         for (number, _), view in buckets.items():
             for port in view.all(Kind.PORT).values():
