@@ -15,6 +15,7 @@ PARTS = {
     "lists": "bench.api:lists",
     "kernel": "bench.kernel:kernel",
     "store": "bench.embedded:store",
+    "scale": "bench.scale:scale",
 }
 
 
