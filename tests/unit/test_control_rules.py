@@ -131,7 +131,9 @@ def test_who_waits_on_the_author_hears_of_acks_that_another_instance_stored(tmp_
         net = await network(mesh)
         mesh.broker.faults.lose = lambda client, subject: client == "c1" and subject.startswith("alcor.ack")
         made = await port(mesh, net, "h1", by="c1")
+        began = now_us()
         (view,) = await mesh.clouds["c1"].ports.settled(caller(), [made], 30)
+        assert now_us() - began < 2_000_000
         assert view.status == "ACTIVE"
         assert mesh.clouds["c2"].plane.acks.counters["acks"] >= 1
         mesh.heal()
