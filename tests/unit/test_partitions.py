@@ -11,9 +11,9 @@ from planes.model.enums import Kind
 from planes.model.errors import Conflict, Unavailable
 from planes.store.faulty import Fault, FaultyStore
 from planes.store.partitions import BATCH, Apply, Draft, Partitions
-from planes.store.protocol import Batch
+from planes.store.protocol import Batch, Partition, Values
 from planes.store.rows import Mark, to_row
-from planes.store.schema import NETWORKS
+from planes.store.schema import NETWORKS, Table
 from planes.store.sqlite.store import SqliteStore
 
 WHERE = (7,)
@@ -142,3 +142,31 @@ async def test_nothing_is_visible_of_a_batch_that_was_refused_for_good(store: Ri
         await parts.change(NETWORKS, WHERE, put(b"a"))
     assert await rows(store) == {}
     assert parts.peek(NETWORKS, WHERE) is None
+
+
+async def test_fresh_reads_are_shared_only_by_those_who_asked_before_it_began(
+    store: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Partitions(store, now_us)
+    began, go = asyncio.Queue[int](), asyncio.Semaphore(0)
+    inner, reads = store.read, 0
+
+    async def read(table: Table, partition: Values, *, serial: bool = False) -> Partition:
+        nonlocal reads
+        reads += 1
+        began.put_nowait(reads)
+        await go.acquire()
+        return await inner(table, partition, serial=serial)
+
+    monkeypatch.setattr(store, "read", read)
+    early = [asyncio.create_task(parts.view(NETWORKS, WHERE, fresh=True)) for _ in range(20)]
+    await began.get()
+    late = [asyncio.create_task(parts.view(NETWORKS, WHERE, fresh=True)) for _ in range(20)]
+    go.release()
+    first = await asyncio.gather(*early)
+    await began.get()
+    go.release()
+    second = await asyncio.gather(*late)
+    assert reads == 2
+    assert len({id(view) for view in first}) == len({id(view) for view in second}) == 1
+    assert first[0] is not second[0]
