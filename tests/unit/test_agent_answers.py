@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from agent.core.plan import Plan
 from agent.core.translate import Goals
 from agent.core.wants import Wants
@@ -10,8 +12,9 @@ from tests.support.clock import run
 from tests.support.world import DB, EGRESS_ALL, NET, WEB, World, id16, ip, mac
 
 
-def test_a_tombstone_is_not_answered_while_the_kernel_may_still_have_the_port() -> None:
-    """Rule S19: the agent's former life took note of the tombstone and died before the kernel heard of it."""
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_tombstone_is_not_answered_while_the_kernel_may_still_have_the_port(remembers: bool) -> None:
+    """Rule S19: the agent starts anew and the data plane is not open yet when the tombstone comes."""
 
     async def main() -> None:
         world = World()
@@ -19,19 +22,19 @@ def test_a_tombstone_is_not_answered_while_the_kernel_may_still_have_the_port() 
         world.network()
         kept, gone = world.port(2, "h1"), world.port(3, "h1")
         await world.settle()
-        driver = world.drivers["h1"]
-        driver.stall()
-        world.delete(gone)
-        await asyncio.sleep(0.1)
         await world.agents["h1"].close()
+        if not remembers:
+            del world.keepers["h1"]
         agent = await world.start_agent("h1")
-        world.drivers["h1"].stall()
+        world.drivers["h1"].broken = "not ready yet"
+        await asyncio.sleep(11)
+        world.delete(gone)
         await asyncio.sleep(3)
         assert gone.id.hex() in world.fabric.kernel(bytes((192, 0, 2, 1))).dump()
         said = world.control.status(gone.id)
         assert said is not None
         assert said.rev == gone.rev, "answered for the tombstone too early"
-        world.drivers["h1"].resume()
+        world.drivers["h1"].broken = ""
         await world.settle()
         assert gone.id.hex() not in world.dump("h1")
         assert kept.id.hex() in world.dump("h1")
