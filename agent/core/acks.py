@@ -5,7 +5,7 @@ or refused it; per key only the latest is kept. Nothing is said of other objects
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from msgspec import Struct
@@ -44,8 +44,9 @@ class Owed(Struct):
 class Acks:
     """Answers owed, waiting to be sent, and on their way."""
 
-    def __init__(self, context: Context, plan: Plan, goals: Goals) -> None:
+    def __init__(self, context: Context, plan: Plan, goals: Goals, superseded: Callable[[int], None]) -> None:
         self._context = context
+        self._superseded = superseded
         self._plan = plan
         self._goals = goals
         self.owed: dict[Key, Owed] = {}
@@ -174,6 +175,9 @@ class Acks:
             reply = codec.decode(data, Ok)[1]
         except Malformed:
             self._context.counters["malformed"] += 1
+            return retry
+        if reply.epoch > self._context.epoch:
+            self._superseded(reply.epoch)  # not stored: said again in the next life
             return retry
         return self._context.jittered(float(reply.again)) if reply.again else None
 

@@ -39,6 +39,12 @@ class Membership:
         self._unknown = 0
         self._refused = ""
         self._asked = 0
+        self._attempt = self._new_attempt()
+        self._since = 0.0
+
+    def _new_attempt(self) -> bytes:
+        """What tells a new life from a repeated request for the same one."""
+        return int(self._context.random() * 2**64).to_bytes(8, "big")
 
     def register(self) -> None:
         """Ask for an epoch."""
@@ -47,7 +53,14 @@ class Membership:
             return
         options = context.options
         asked = Register(
-            options.host, options.machine, options.vtep, self.former, options.cell, options.software, ("vxlan-gbp",)
+            options.host,
+            options.machine,
+            options.vtep,
+            self.former,
+            options.cell,
+            options.software,
+            ("vxlan-gbp",),
+            attempt=self._attempt,
         )
         self._asked += 1
         context.timers.cancel(("register",))
@@ -102,6 +115,7 @@ class Membership:
         self.superseded = False
         self._refused = ""
         self._tries = self._unknown = 0
+        self._since = context.now
         context.out.append(Say("info", f"registered: host number {reply.number}, epoch {reply.epoch}"))
         self._on_registered(reply.number)
 
@@ -124,6 +138,7 @@ class Membership:
         self._unknown = self._unknown + 1 if not reply.epoch else 0
         if self._unknown >= UNKNOWN:
             self._unknown = 0
+            self._attempt = self._new_attempt()
             self.register()
 
     def supersede(self, epoch: int) -> None:
@@ -132,6 +147,9 @@ class Membership:
         if self.superseded or not context.epoch:
             return
         self.superseded = True
+        self._attempt = self._new_attempt()
+        if context.now - self._since > SUPERSEDED_MOST:
+            self._times = 0  # it lived long: this is another story
         context.counters["superseded"] += 1
         words = f"epoch {epoch} of this host exists, this agent has {context.epoch}: it changes nothing any more"
         context.out.append(Say("error", words))

@@ -71,9 +71,9 @@ class AgentState:
         self.goals = Goals(options.host)
         self.plan = Plan(self.context.backoff)
         self.wants = Wants(self.goals, self.plan)
-        self.acks = Acks(self.context, self.plan, self.goals)
         self.scopes = Scopes(self.context, self._take_page, self._complete)
         self.membership = Membership(self.context, self._registered, saved)
+        self.acks = Acks(self.context, self.plan, self.goals, self.membership.supersede)
         self.syncs = Syncs(self.context, self.objects, self.scopes, self.membership.supersede)
         self._driver_open = False
         self._opening = 0

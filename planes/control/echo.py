@@ -125,14 +125,23 @@ class Echo:
             await self._neighbours(port)
             return False
         await self._confirm(port)
-        if entry.create:
-            await self._store.write(puts(index_rows(port), port.rev))
+        await self._reindex(port, entry)
         await self._neighbours(port)
         if port.host and not acked:
             self._ground.publish_port(port)
         if port.releasing and self._hosts.dead(port.host) and await self._hosts.fence(port.host):
             await self._releases.let_go(port.id, port.host, port.goal_rev)
         return True
+
+    async def _reindex(self, port: Port, entry: Entry) -> None:
+        """The index names the port where it is, and not where an operation that failed wanted it to be."""
+        rows = index_rows(port)
+        right = {(table.name, where, key) for table, where, key in rows}
+        wrong = [row for row in entry.index if row not in right and row[2] == (port.id,)]
+        stamp = self._now()
+        gone = [Write(_TABLES[name], where, key, None, stamp) for name, where, key in wrong]
+        if entry.create or entry.index:
+            await self._store.write([*puts(rows, stamp), *gone])
 
     async def _neighbours(self, port: Port) -> None:
         objects: list[Object] = []

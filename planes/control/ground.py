@@ -12,12 +12,10 @@ from planes.control import goals
 from planes.control.publisher import Publisher
 from planes.goalstate.messages import WHOLE, Gone, Object, ObjectKind, Span
 from planes.model.enums import Kind
-from planes.model.errors import Unavailable
 from planes.model.ids import Id, bucket_of, number_of
 from planes.model.resources import Address, AddressState, Group, Network, Port
-from planes.store.partitions import Apply, Done, Draft, Partitions, Prepare, View
-from planes.store.protocol import Values
-from planes.store.schema import GROUPS, NETWORKS, PORTS, Table
+from planes.store.partitions import Done, Draft, Partitions, Prepare, View
+from planes.store.schema import GROUPS, NETWORKS, PORTS
 
 T = TypeVar("T")
 
@@ -66,7 +64,7 @@ class Ground:
                     touched[key] = body
             return value
 
-        done = await self._change(PORTS, (number, bucket), recorded, prepare)
+        done = await self.partitions.change(PORTS, (number, bucket), recorded, prepare)
         if done.rev != done.prev:
             objects = [goals.neighbour(network, ip, row) for ip, row in touched.items() if _seen(row)]
             self.publisher.network(network, objects, (Span(bucket, done.prev, done.rev),), traceparent)
@@ -89,7 +87,7 @@ class Ground:
             edits.update(draft.edits)
             return value
 
-        done = await self._change(NETWORKS, (number,), recorded)
+        done = await self.partitions.change(NETWORKS, (number,), recorded)
         if done.rev != done.prev and announce:
             objects = network_objects(network, edits, done.rev)
             self.publisher.network(network, objects, (Span(WHOLE, done.prev, done.rev),), traceparent)
@@ -112,28 +110,10 @@ class Ground:
                     whole.append(Gone(ObjectKind.GROUP, group, group, rev))
             return value
 
-        done = await self._change(GROUPS, (home,), recorded)
+        done = await self.partitions.change(GROUPS, (home,), recorded)
         if whole and done.rev != done.prev:
             self.publisher.group(group, whole, traceparent)
         return done
-
-    async def _change(self, table: Table, where: Values, apply: Apply[T], prepare: Prepare | None = None) -> Done[T]:
-        """Change a partition. A commit proves that what this instance remembered of it was right; a refusal and a
-        finding that there is nothing to do prove nothing, so they are decided anew on what the store has now.
-        """
-        remembered = self.partitions.peek(table, where) is not None
-        try:
-            done = await self.partitions.change(table, where, apply, prepare)
-        except Exception as error:
-            if not remembered or isinstance(error, Unavailable):
-                raise
-        else:
-            if done.rev != done.prev or not remembered:
-                return done
-        await self.partitions.view(table, where, fresh=True)
-        if prepare is not None:
-            await prepare()
-        return await self.partitions.change(table, where, apply, prepare)
 
     def publish_port(self, port: Port, traceparent: str = "") -> None:
         """Tell the port's host what it should have; while another host must let go first, tell that one."""

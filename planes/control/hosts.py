@@ -59,6 +59,11 @@ def _row(name: str, read: Partition) -> HostRow | None:
     return HostRow(name, epoch, rev, machine, vtep, cell, state, _decode(body))
 
 
+def _repeats(asked: Register, row: HostRow) -> bool:
+    """Whether this very registration was granted already: its reply was lost, or it was delivered twice."""
+    return bool(asked.attempt) and asked.attempt == row.body.attempt and asked.epoch < row.epoch
+
+
 class Hosts:
     """All hosts, as this instance knows them."""
 
@@ -154,6 +159,8 @@ class Hosts:
             row = await self.fetch(name, serial=True)
             if row is not None and row.machine not in ("", asked.machine) and self.alive(name):
                 return Registered(refused=f"host {name} is alive on another machine ({row.machine})")
+            if row is not None and row.state == HostState.UP and _repeats(asked, row):
+                return Registered(row.epoch, row.body.number)  # repeated, or delivered twice
             number = row.body.number if row else 0
             if not number:
                 number = await self._slots.claim_host_number(name.encode())
@@ -163,6 +170,7 @@ class Hosts:
                 asked.capabilities,
                 asked.software,
                 row.body.description if row else "",
+                asked.attempt,
             )
             changed = {
                 "epoch": max(row.epoch if row else 0, asked.epoch) + 1,
@@ -187,7 +195,12 @@ class Hosts:
         if epoch >= row.epoch and row.state == HostState.UP:
             self._pulses[host] = Pulse(self._monotonic(), self._now(), beat, epoch)
             return Ok(row.epoch)
-        return Ok(row.epoch + 1 if row.state == HostState.FENCED and epoch == row.epoch else row.epoch)
+        return Ok(self.heard_from(host))
+
+    def heard_from(self, name: str) -> int:
+        """The lowest epoch in which the host is listened to: a fenced one has to register anew first (rule S20)."""
+        row = self._rows.get(name)
+        return 0 if row is None else row.epoch + 1 if row.state == HostState.FENCED else row.epoch
 
     # -- requests from operators ------------------------------------------------------------------------------------
 

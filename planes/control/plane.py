@@ -224,9 +224,9 @@ class ControlPlane:
         if opened is None:
             return
         host, epoch, ack = opened
-        if epoch < self.hosts.epoch(host):
+        if epoch < self.hosts.heard_from(host):
             self.counters["refused"] += 1
-            self._answer(message, Ok(self.hosts.epoch(host)))
+            self._answer(message, Ok(self.hosts.heard_from(host)))
             return
         self._take(message, self._store_acks(host, ack), Ok(again=1))
 
@@ -250,7 +250,7 @@ class ControlPlane:
         opened = self._open(message, Pull)
         if opened is not None:
             host, epoch, pull = opened
-            if epoch < self.hosts.epoch(host):
+            if epoch < self.hosts.heard_from(host):
                 self._answer(message, Page(denied="superseded by a later registration"))
                 return
             self._take(message, self.snapshots.page(host, pull), Page(again=self._patience()))

@@ -254,6 +254,7 @@ class Register(Struct, array_like=True, frozen=True, gc=False):
     software: str = ""
     capabilities: tuple[str, ...] = ()
     versions: tuple[int, ...] = (VERSION,)
+    attempt: bytes = b""  # the same in a repetition whose reply was lost: one life, one epoch
 
 
 class Registered(Struct, array_like=True, frozen=True, gc=False):

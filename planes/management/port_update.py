@@ -59,9 +59,10 @@ class PortChange:
             await self._identity(old, asked)
         elsewhere = self._elsewhere(old, asked)
         planned = replace(old, **{key: asked.fields[key] for key in asked.fields if key != "leaving"})
-        rows = index_rows(planned)
-        entry = Entry(Kind.PORT, (old.id,), False, old.network, old.project, buckets=tuple(sorted(elsewhere)))
-        await self._c.announce(old.id, entry, puts([row for row in rows if row not in index_rows(old)], self._c.now()))
+        rows = [row for row in index_rows(planned) if row not in index_rows(old)]
+        named = tuple((table.name, where, key) for table, where, key in [*index_rows(old), *rows])
+        entry = Entry(Kind.PORT, (old.id,), False, old.network, old.project, named, tuple(sorted(elsewhere)))
+        await self._c.announce(old.id, entry, puts(rows, self._c.now()))
         await self._claim(old, asked)
         self._creation.announce_peer(asked.network, planned.host)
         who.change.mark("claim")
@@ -268,7 +269,8 @@ class PortChange:
                 for ip, subnet in mine.items():
                     row: Address | None = draft.get(Kind.IP, ip) if bucket(ip) == where else None
                     wanted = Address(new.id, subnet, new.mac, host, new.identity, AddressState.USED)
-                    if row is not None and row.port == new.id and replace(row, since=0, rev=0) != wanted:
+                    mine_still = row is not None and row.port == new.id and row.state <= AddressState.USED
+                    if row is not None and mine_still and replace(row, since=0, rev=0) != wanted:
                         draft.put(Kind.IP, ip, replace(wanted, since=rev, rev=rev))
 
             await self._c.ground.change_bucket(new.network, number_of(new.id), where, apply)

@@ -178,6 +178,7 @@ class Host(Body, frozen=True):
     capabilities: tuple[str, ...] = ()
     version: str = ""
     description: str = ""
+    attempt: bytes = b""  # of the last registration
 
 
 class Slot(Body, frozen=True):

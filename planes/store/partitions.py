@@ -185,9 +185,27 @@ class Partitions:
     async def change(self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None = None) -> Done[T]:
         """Run `apply(draft, revision)` and commit its edits. What `apply` raises comes back; nothing happens.
 
-        `prepare` is awaited before `apply` runs again after a lost race: it re-reads what `apply` relies on.
-        Raises Unavailable (503) when the store does not answer or the race is lost too often.
+        A commit proves that what this instance remembered was right; a refusal, and a finding that there is nothing to
+        do, prove nothing, so they are decided anew on what the store has now. `prepare` is awaited before `apply` runs
+        again: it re-reads what `apply` relies on. Raises Unavailable (503) when the store does not answer or the race
+        is lost too often.
         """
+        remembered = self.peek(table, partition) is not None
+        try:
+            done = await self._submit(table, partition, apply, prepare)
+        except Exception as error:
+            if not remembered or isinstance(error, Busy):
+                raise
+        else:
+            if done.rev != done.prev or not remembered:
+                return done
+        await self.view(table, partition, fresh=True)
+        if prepare is not None:
+            await prepare()
+        return await self._submit(table, partition, apply, prepare)
+
+    async def _submit(self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None) -> Done[T]:
+        """Queue an operation and wait for it."""
         desk = self._desk(table, partition)
         if len(desk.queue) >= QUEUE:
             raise Busy("Too many changes wait for the same partition.")

@@ -63,7 +63,9 @@ MESSAGES: dict[str, Message] = {
         (OBJECTS["port"], OBJECTS["gone"]), (Span(WHOLE, 1, 2), Span(40960, 3, 4)), "c1", 1_800_000_000_000_000
     ),
     "ack": Ack((Applied(6, b"", P, 12, "", b"c" * 16, 1, 2, 3, 4), Applied(6, b"", P, 13, "no room"))),
-    "register": Register("h1", "machine", bytes((192, 0, 2, 1)), 2, "default", "alcor-mesh", ("vxlan-gbp",), (1,)),
+    "register": Register(
+        "h1", "machine", bytes((192, 0, 2, 1)), 2, "default", "alcor-mesh", ("vxlan-gbp",), (1,), b"\1\2"
+    ),
     "registered": Registered(3, 17, "", 0),
     "pull": Pull(What.BUCKET, N, 40960, 11, b"token"),
     "page": Page((OBJECTS["neighbour"], OBJECTS["peer"]), b"token", (Span(40960, 0, 11),), True, 0, ""),
@@ -106,8 +108,8 @@ MESSAGE_BYTES = {
         "636363636363010203049a06c400c410696969696969696969696969696969690da76e6f20726f6f6dc40000000000"
     ),
     "register": (
-        "960103a268310300c43398a26831a76d616368696e65c404c000020102a764656661756c74aa616c636f722d6d657368"
-        "91a976786c616e2d6762709101"
+        "960103a268310300c43799a26831a76d616368696e65c404c000020102a764656661756c74aa616c636f722d6d657368"
+        "91a976786c616e2d6762709101c4020102"
     ),
     "registered": "960108a268310300c405940311a000",
     "pull": "960104a268310300c41f9503c4106e6e6e6e6e6e6e6e6e6e6e6e6e6e6e6ecda0000bc405746f6b656e",

@@ -1,6 +1,6 @@
 """What must hold in the store whenever nothing is under way: no claim without owner, no index row without object."""
 
-from typing import Any
+from typing import Any, cast
 
 from planes.control.release import index_rows, part_of
 from planes.model.enums import Kind
@@ -82,10 +82,13 @@ async def _indexes(store: Store, objects: Found) -> list[str]:
     for table in (BY_PROJECT, BY_HOST, BY_DEVICE, BY_GROUP):
         for where in await store.partitions(table):
             for row in (await store.read(table, where)).rows:
-                id_ = row[0]
+                id_ = cast(bytes, row[0])
                 present.add((table.name, where, id_))
-                if id_ not in objects:
+                item = objects.get(id_)
+                if item is None:
                     wrong.append(f"{table.name} {where} names {id_!r}, which is not there")
+                elif isinstance(item, Port) and (table, where, row[:1]) not in index_rows(item):
+                    wrong.append(f"{table.name} {where} names {id_!r}, which is not of it")
     for id_, item in objects.items():
         if isinstance(item, Port):
             rows = [(table.name, where, key[0]) for table, where, key in index_rows(item)]

@@ -117,6 +117,7 @@ class Mesh:
         self.fabric = Fabric()
         self.clouds: dict[str, Cloud] = {}
         self.agents: dict[str, Agent] = {}
+        self._lives = 0
         self.drivers: dict[str, MemoryDriver] = {}
         self.keepers: dict[str, Keeper] = {}
         self._control = control or ControlConfig()
@@ -161,7 +162,8 @@ class Mesh:
         name, vtep = name or host, vtep or bytes((192, 0, 2, int(host[1:])))
         keeper = self.keepers.setdefault(name, Keeper())
         options = Options(host=host, machine=machine or f"machine-{name}", vtep=vtep)
-        state = AgentState(options, random.Random(name).random, keeper.saved)
+        self._lives += 1
+        state = AgentState(options, random.Random(f"{name} {self._lives}").random, keeper.saved)
         driver = self.drivers[name] = Watched(self.fabric, self._look)
         agent = self.agents[name] = Agent(state, MemoryBus(self.broker, name), driver, vtep, now_us, keeper)
         await agent.start()
