@@ -9,7 +9,7 @@ import pytest
 from planes.bus.protocol import Incoming
 from planes.control import reads
 from planes.goalstate import codec
-from planes.goalstate.messages import Ack, Applied, Goal, Gone, Identity, Object, ObjectKind, Port
+from planes.goalstate.messages import Ack, Applied, Goal, Gone, Identity, Object, ObjectKind, Port, Register
 from planes.model.errors import Conflict
 from planes.model.ids import parse
 from planes.model.requests import FixedIp, GroupCreate, NetworkCreate, PortCreate, PortUpdate, SubnetCreate
@@ -17,7 +17,7 @@ from planes.model.views import NetworkView, PortView
 from planes.store.faulty import Fault, FaultyStore
 from planes.store.sqlite.store import SqliteStore
 from tests.support.clock import now_us, run
-from tests.support.cloud import caller
+from tests.support.cloud import caller, running
 from tests.support.mesh import Mesh
 
 Story = Callable[[Mesh], Awaitable[None]]
@@ -160,6 +160,20 @@ def test_what_a_former_life_says_does_not_count(tmp_path: Path) -> None:
         assert (plane.acks.counters["acks"], plane.counters["refused"]) == (before, refused + 1)
 
     play(tmp_path, story)
+
+
+def test_a_registration_that_is_repeated_costs_no_epoch(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as cloud:
+            hosts = cloud.plane.hosts
+            first = Register("h1", "machine", bytes((192, 0, 2, 1)), attempt=b"one")
+            granted = await hosts.register(first)
+            assert granted.epoch == 1
+            assert await hosts.register(first) == granted
+            next_life = Register("h1", "machine", bytes((192, 0, 2, 1)), granted.epoch, attempt=b"two")
+            assert (await hosts.register(next_life)).epoch == 2
+
+    asyncio.run(main())
 
 
 def test_an_address_is_not_given_away_while_its_host_may_use_it(tmp_path: Path) -> None:
