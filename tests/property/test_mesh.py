@@ -6,6 +6,7 @@ what the rows say, every port is answered for, and the talking stops (rules S1, 
 """
 
 import asyncio
+import os
 import random
 from pathlib import Path
 
@@ -34,6 +35,8 @@ pytestmark = pytest.mark.slow
 HOSTS = ("h1", "h2", "h3")
 #: so few addresses that they are used again and again
 ADDRESSES = tuple(f"10.0.{third}.{n}" for third in (0, 4) for n in (5, 6, 7))
+
+SEEDS = 160 if os.environ.get("PROFILE") == "long" else 16
 
 
 class Clients:
@@ -164,7 +167,7 @@ async def trouble(mesh: Mesh, chance: random.Random, rounds: int) -> None:
                 mesh.broker.heal(name)
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_all_end_where_the_store_is_and_the_talking_stops(tmp_path: Path, seed: int) -> None:
     async def main() -> None:
         mesh = Mesh(tmp_path, seed)
