@@ -95,6 +95,9 @@ class Publisher:
         self, subject: str, objects: Sequence[Object], spans: Sequence[Span], traceparent: str, epoch: int
     ) -> None:
         message = self._pending.get(subject)
+        if message is not None and len(message.objects) + len(objects) > codec.MAX_OBJECTS:
+            self._send(subject, tuple(message.objects.values()), tuple(message.spans), message)
+            message = None
         if message is None:
             message = self._pending[subject] = _Message(traceparent, epoch)
         for item in objects:  # the echo may come with what it read before the last change
@@ -111,23 +114,16 @@ class Publisher:
         self._scheduled = False
         pending, self._pending = self._pending, {}
         for subject, message in pending.items():
-            objects = tuple(message.objects.values())
-            spans = tuple(message.spans)
-            if len(objects) <= codec.MAX_OBJECTS:
-                self._send(subject, objects, spans, message)
-                continue
-            for start in range(0, len(objects), codec.MAX_OBJECTS):
-                part = objects[start : start + codec.MAX_OBJECTS]
-                last = start + codec.MAX_OBJECTS >= len(objects)
-                self._send(subject, part, spans if last else (), message)
+            self._send(subject, tuple(message.objects.values()), tuple(message.spans), message)
 
     def _send(self, subject: str, objects: tuple[Object, ...], spans: tuple[Span, ...], message: _Message) -> None:
         goal = Goal(objects, spans, self._instance, self._now())
         data = codec.encode(goal, self._instance, message.epoch)
-        if len(data) > _CHUNK_BYTES and len(objects) > 1:
+        if (len(data) > _CHUNK_BYTES or len(objects) > codec.MAX_OBJECTS) and len(objects) > 1:
+            # A part must not claim a stretch of which another part was lost: the gap makes the hosts pull.
             half = len(objects) // 2
             self._send(subject, objects[:half], (), message)
-            self._send(subject, objects[half:], spans, message)
+            self._send(subject, objects[half:], (), message)
             return
         try:
             self._bus.publish(subject, data, message.traceparent)
