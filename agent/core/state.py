@@ -177,8 +177,8 @@ class AgentState:
         if context.epoch:
             self._beat()
             self.syncs.soon(context.random() * context.options.sync_spread)
-        elif not self.membership.superseded:
-            context.timers.set_once(("register",), context.now)
+        elif not self.membership.superseded or ("register",) not in context.timers:
+            context.timers.set_once(("register",), context.now)  # its turn may have come while we were offline
 
     def _on_disconnected(self, event: Disconnected) -> None:
         self.context.online = False

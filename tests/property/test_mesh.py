@@ -174,7 +174,7 @@ def test_all_end_where_the_store_is_and_the_talking_stops(tmp_path: Path, seed: 
         await mesh.start()
         clients = Clients(mesh, seed)
         await clients.prepare()
-        mesh.broker.faults = Faults(drop=0.1, reorder=0.3, late=0.5)
+        mesh.broker.faults = Faults(drop=0.1, reorder=0.3, late=0.5, duplicate=0.2)
         await asyncio.gather(clients.work(12), clients.work(12), clients.work(12), trouble(mesh, clients.chance, 5))
         assert clients.done > 5
         mesh.heal()

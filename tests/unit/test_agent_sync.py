@@ -282,6 +282,21 @@ def test_a_host_that_was_fenced_registers_anew() -> None:
     run(main())
 
 
+def test_a_fenced_host_registers_anew_also_when_its_turn_came_while_it_was_offline() -> None:
+    async def main() -> None:
+        world = World()
+        await two_hosts(world)
+        world.control.hosts["h1"].epoch += 1
+        await until(lambda: world.agents["h1"].state.membership.superseded, 5)
+        world.broker.cut("h1")
+        await asyncio.sleep(30)
+        world.broker.heal("h1")
+        await until(lambda: world.agents["h1"].state.in_sync(), 15)
+        await world.stop()
+
+    run(main())
+
+
 def test_a_restart_applies_the_kept_state_without_control_and_sweeps_only_when_in_sync() -> None:
     async def main() -> None:
         world = World()
