@@ -4,11 +4,11 @@ Called by `AgentState` with whatever comes by message or page. It never looks in
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 
 from agent.core.events import Scope, scope_of
-from planes.goalstate.messages import Gone, Key, Object, ObjectKind
+from planes.goalstate.messages import WHOLE, Gone, Key, Object, ObjectKind
 from planes.model.addresses import bucket
 
 
@@ -19,14 +19,25 @@ class Verdict(Enum):
     FULL = 4  # no room
 
 
+def part_of(key: Key) -> int | None:
+    """Whose counter its revision is of: a bucket's, the network's own, or (peers, ports, groups) no part's."""
+    if key[0] == ObjectKind.NEIGHBOUR:
+        return bucket(key[2])
+    return WHOLE if key[0] in (ObjectKind.NETWORK, ObjectKind.SUBNET, ObjectKind.IDENTITY) else None
+
+
 class Entry:
-    """`item` is None for a tombstone. `swept`: nobody deleted it, a whole snapshot did not have it."""
+    """`item` is None for a tombstone. `swept`: nobody deleted it, a whole snapshot did not have it.
 
-    __slots__ = ("died", "gen", "item", "rev", "swept")
+    `gen`: the latest pull that had begun when it was last heard of. `named`: the latest one whose pages had it.
+    """
 
-    def __init__(self, rev: int, gen: int) -> None:
+    __slots__ = ("died", "gen", "item", "named", "rev", "swept")
+
+    def __init__(self, rev: int, gen: int, named: int) -> None:
         self.rev = rev
         self.gen = gen
+        self.named = named
         self.item: Object | None = None
         self.died = 0.0
         self.swept = False
@@ -56,10 +67,11 @@ class Objects:
         """What exists."""
         return [item for scope in self._scopes for item in self.present(scope)]
 
-    def offer(self, item: Object, gen: int, now: float, from_page: bool) -> Verdict:
-        """Take an object or tombstone if it is newer; either way it was seen in pull generation `gen`.
+    def offer(self, item: Object, gen: int, now: float, named: int = 0) -> Verdict:
+        """Take an object or tombstone if it is newer; either way it was heard of after pull `gen` had begun.
 
-        What was swept comes back with an equal revision only by a later page: pages are read from the store.
+        `named`: the pull whose page had it; 0: a message did. What was swept comes back with an equal revision only by
+        a later page: pages are read from the store.
         """
         key = item.key
         scope = self._scopes.setdefault(scope_of(key), {})
@@ -67,11 +79,11 @@ class Objects:
         if entry is None:
             if self._count >= self._most:
                 return Verdict.FULL
-            entry = scope[key] = Entry(item.rev, gen)
+            entry = scope[key] = Entry(item.rev, gen, named)
             self._count += 1
         else:
-            entry.gen = max(entry.gen, gen)
-            revived = entry.swept and from_page and item.rev == entry.rev
+            entry.gen, entry.named = max(entry.gen, gen), max(entry.named, named)
+            revived = entry.swept and named and item.rev == entry.rev
             if item.rev <= entry.rev and not revived:
                 return Verdict.SAME if item.rev == entry.rev else Verdict.OLDER
         entry.rev = item.rev
@@ -82,16 +94,22 @@ class Objects:
             entry.item = item
         return Verdict.NEWER
 
-    def sweep(self, scope: Scope, gen: int, now: float, part: int | None = None) -> list[Object]:
-        """Remove what was neither in the snapshot of generation `gen` nor received since it began; says what.
+    def sweep(
+        self, scope: Scope, gen: int, now: float, tops: Mapping[int, int], part: int | None = None
+    ) -> list[Object]:
+        """Remove what pull `gen` showed not to exist; says what. `part`: only what that part counts.
 
-        `part`: only neighbours of that bucket.
+        It did not name it, and it was either not heard of since the pull began or is no newer than what the pull
+        read of its part (`tops`): then whatever was heard of it has been deleted meanwhile.
         """
         gone: list[Object] = []
         for key, entry in self._scopes.get(scope, {}).items():
-            if entry.item is None or entry.gen >= gen:
+            if entry.item is None or entry.named >= gen:
                 continue
-            if part is not None and (key[0] != ObjectKind.NEIGHBOUR or bucket(key[2]) != part):
+            own = part_of(key)
+            if part is not None and own != part:
+                continue
+            if entry.gen >= gen and (own is None or entry.rev > tops.get(own, 0)):
                 continue
             gone.append(entry.item)
             entry.swept = True

@@ -51,10 +51,13 @@ class Pulling:
 
 
 class Scopes:
-    """What is of interest, and the pulls for it. `take` stores a page's objects; `complete` hears of finished pulls."""
+    """What is of interest, and the pulls for it.
+
+    `take` stores a page's objects, with the number of the pull; `complete` hears of finished pulls.
+    """
 
     def __init__(
-        self, context: Context, take: Callable[[Scope, Page], None], complete: Callable[[Scope, Pulling], None]
+        self, context: Context, take: Callable[[Scope, Page, int], None], complete: Callable[[Scope, Pulling], None]
     ) -> None:
         self._context = context
         self._take = take
@@ -180,7 +183,7 @@ class Scopes:
             return
         pulling.tries = 0
         self.interests[scope].denied = ""
-        self._take(scope, page)
+        self._take(scope, page, pulling.gen)
         pulling.spans.extend(page.spans)
         pulling.whole = pulling.whole and page.whole
         if page.token and page.token != pulling.token:

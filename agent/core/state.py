@@ -30,7 +30,7 @@ from agent.core.events import (
 )
 from agent.core.instructions import Instruction, Listen, Open, Save, Saved
 from agent.core.membership import Membership
-from agent.core.objects import Objects, Verdict
+from agent.core.objects import Objects, Verdict, part_of
 from agent.core.plan import Plan
 from agent.core.scopes import Pulling, Scopes
 from agent.core.sync import Syncs
@@ -161,7 +161,7 @@ class AgentState:
         if self._saved is None:
             return
         for item in self._saved.objects:
-            self._accept(item, 0, "", 0, event.at)
+            self._accept(item, "", 0, event.at)
         self._open()
 
     def _on_connected(self, event: Connected) -> None:
@@ -258,24 +258,29 @@ class AgentState:
             self.membership.supersede(envelope.epoch)
             return
         for item in goal.objects:
-            if _belongs(item, event.scope):
-                self._accept(item, self.scopes.generation, goal.author, goal.sent, event.received)
-            else:
+            if not _belongs(item, event.scope):
                 counters["malformed"] += 1
+            elif interest.tops.covers(part_of(item.key), item.rev) and self.objects.get(item.key) is None:
+                counters["ignored"] += 1  # what is known up to there does not have it: it was deleted meanwhile
+            else:
+                self._accept(item, goal.author, goal.sent, event.received)
         if event.scope[0] == What.NETWORK:
             interest.tops.take(goal.spans)
             self.syncs.followed(event.scope)
 
-    def _take_page(self, scope: Scope, page: Page) -> None:
+    def _take_page(self, scope: Scope, page: Page, gen: int) -> None:
         for item in page.objects:
             if _belongs(item, scope):
-                self._accept(item, self.scopes.generation, "", 0, self._at, from_page=True)
+                self._accept(item, "", 0, self._at, gen)
             else:
                 self.context.counters["malformed"] += 1
 
-    def _accept(self, item: Object, gen: int, author: str, sent: int, received: int, from_page: bool = False) -> None:
-        """An object or tombstone came: if it is news, it counts; if it is ours to answer for, an answer is owed."""
-        verdict = self.objects.offer(item, gen, self.context.now, from_page)
+    def _accept(self, item: Object, author: str, sent: int, received: int, named: int = 0) -> None:
+        """An object or tombstone came: if it is news, it counts; if it is ours to answer for, an answer is owed.
+
+        `named`: the pull whose page had it; 0: a message or the state file did.
+        """
+        verdict = self.objects.offer(item, self.scopes.generation, self.context.now, named)
         mine = item if item.key[0] == ObjectKind.PORT and isinstance(item, Port | Gone) else None
         if verdict is Verdict.FULL:
             self.context.counters["refused"] += 1
@@ -292,7 +297,7 @@ class AgentState:
             elif isinstance(item, Gone) and item.kind == ObjectKind.PEER:
                 self._want_peers(item.scope)  # its coming back may be missed
             self._changed()
-        elif verdict is Verdict.SAME and mine is not None and not from_page:
+        elif verdict is Verdict.SAME and mine is not None and not named:
             self.acks.repeat(mine, author, sent, received)
             self._moved = True
         else:
@@ -310,7 +315,8 @@ class AgentState:
         pull = pulling.pull
         if pulling.whole and not pull.since:
             part = pull.part if pull.what == What.BUCKET else None
-            for item in self.objects.sweep(scope, pulling.gen, self.context.now, part):
+            tops = {span.part: span.top for span in pulling.spans if not span.prev}
+            for item in self.objects.sweep(scope, pulling.gen, self.context.now, tops, part):
                 self.context.counters["swept"] += 1
                 self.goals.remove(item)
                 self.acks.forget(item.key)

@@ -29,6 +29,10 @@ class Tops:
             self.known[span.part] = span.top
             self._follow(span.part)
 
+    def covers(self, part: int | None, rev: int) -> bool:
+        """Whether everything of that part up to this revision is known."""
+        return part is not None and rev <= self.known.get(part, 0)
+
     def _follow(self, part: int) -> None:
         """Stretches that now continue what is known."""
         ahead = self._ahead.pop(part, [])

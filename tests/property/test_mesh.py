@@ -25,6 +25,7 @@ from planes.model.requests import (
     RuleCreate,
     SubnetCreate,
 )
+from tests.support.chance import from_seed
 from tests.support.clock import run
 from tests.support.cloud import caller
 from tests.support.invariants import violations
@@ -168,7 +169,11 @@ async def trouble(mesh: Mesh, chance: random.Random, rounds: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_all_end_where_the_store_is_and_the_talking_stops(tmp_path: Path, seed: int) -> None:
+def test_all_end_where_the_store_is_and_the_talking_stops(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_seed(monkeypatch, seed)
+
     async def main() -> None:
         mesh = Mesh(tmp_path, seed)
         await mesh.start()

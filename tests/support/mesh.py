@@ -28,63 +28,15 @@ from planes.model.addresses import ip_text
 from planes.model.enums import Kind
 from planes.model.resources import AddressState, HostState, Port, PortState
 from planes.store.partitions import View
-from planes.store.protocol import Batch, Partition, Store, Value, Values, Write
+from planes.store.protocol import Store, Value, Values
 from planes.store.schema import GROUPS, NETWORKS, PORTS, Table
 from planes.store.sqlite.store import SqliteStore
-from tests.support.clock import VirtualLoop, now_us, until
+from tests.support.clock import now_us, until
+from tests.support.steady import SteadyStore
 from tests.support.world import Keeper
 
 #: seconds after which the echo has looked at everything, whoever held the leases
 ECHOED = 90.0
-
-
-class Patient:
-    """A store whose threads the virtual clock waits for, and whose clock is the virtual one, `ahead` µs later."""
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.ahead = 0
-
-    def _real(self) -> VirtualLoop:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
-        return loop
-
-    async def open(self) -> None:
-        with self._real().real_work():
-            await self.inner.open()
-
-    async def close(self) -> None:
-        with self._real().real_work():
-            await self.inner.close()
-
-    async def now(self) -> int:
-        return now_us() + self.ahead
-
-    async def read(
-        self,
-        table: Table,
-        partition: Values,
-        *,
-        prefix: Values = (),
-        after: Values = (),
-        limit: int = 0,
-        serial: bool = False,
-    ) -> Partition:
-        with self._real().real_work():
-            return await self.inner.read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
-
-    async def commit(self, batch: Batch) -> bool:
-        with self._real().real_work():
-            return await self.inner.commit(batch)
-
-    async def write(self, writes: Sequence[Write]) -> None:
-        with self._real().real_work():
-            await self.inner.write(writes)
-
-    async def partitions(self, table: Table) -> list[Values]:
-        with self._real().real_work():
-            return await self.inner.partitions(table)
 
 
 class Watched(MemoryDriver):
@@ -113,7 +65,7 @@ class Mesh:
         store: Store | None = None,
     ) -> None:
         self.broker = MemoryBroker(seed)
-        self.store = Patient(store or SqliteStore(path / "store.db"))
+        self.store = SteadyStore(store or SqliteStore(path / "store.db"), random.Random(f"store {seed}"))
         self.fabric = Fabric()
         self.clouds: dict[str, Cloud] = {}
         self.agents: dict[str, Agent] = {}

@@ -26,6 +26,7 @@ from planes.goalstate.messages import (
     Synced,
     What,
 )
+from planes.model.addresses import bucket
 from tests.support.clock import run, until
 from tests.support.world import EGRESS_ALL, NET, WEB, World, id16, ip, mac
 
@@ -399,10 +400,10 @@ def test_a_neighbour_whose_peer_is_unknown_waits_and_asks_for_it() -> None:
 def test_tombstones_are_remembered_then_forgotten() -> None:
     objects = Objects(10, 600.0)
     network = Network(NET, 5, 1, 1450)
-    assert objects.offer(network, 1, 0.0, False) is Verdict.NEWER
-    assert objects.offer(Gone(1, NET, NET, 7), 1, 0.0, False) is Verdict.NEWER
+    assert objects.offer(network, 1, 0.0) is Verdict.NEWER
+    assert objects.offer(Gone(1, NET, NET, 7), 1, 0.0) is Verdict.NEWER
     objects.expire(599.0)
-    assert objects.offer(msgspec.structs.replace(network, rev=6), 1, 599.0, False) is Verdict.OLDER
+    assert objects.offer(msgspec.structs.replace(network, rev=6), 1, 599.0) is Verdict.OLDER
     objects.expire(600.0)
     assert len(objects) == 0
     assert objects.expires() is None
@@ -410,17 +411,48 @@ def test_tombstones_are_remembered_then_forgotten() -> None:
 
 def test_more_objects_than_the_bound_are_refused() -> None:
     objects = Objects(1, 600.0)
-    assert objects.offer(Network(NET, 5, 1, 1450), 1, 0.0, False) is Verdict.NEWER
-    assert objects.offer(Network(id16(1), 5, 1, 1450), 1, 0.0, False) is Verdict.FULL
+    assert objects.offer(Network(NET, 5, 1, 1450), 1, 0.0) is Verdict.NEWER
+    assert objects.offer(Network(id16(1), 5, 1, 1450), 1, 0.0) is Verdict.FULL
 
 
 def test_what_was_swept_comes_back_by_a_page_only() -> None:
     objects = Objects(10, 600.0)
     network = Network(NET, 5, 1, 1450)
-    objects.offer(network, 1, 0.0, False)
-    assert objects.sweep((What.NETWORK, NET), 2, 0.0) == [network]
-    assert objects.offer(network, 2, 0.0, False) is Verdict.SAME
-    assert objects.offer(network, 2, 0.0, True) is Verdict.NEWER
+    objects.offer(network, 1, 0.0)
+    assert objects.sweep((What.NETWORK, NET), 2, 0.0, {}) == [network]
+    assert objects.offer(network, 2, 0.0) is Verdict.SAME
+    assert objects.offer(network, 2, 0.0, named=3) is Verdict.NEWER
+
+
+def test_what_was_heard_while_a_pull_ran_is_swept_when_the_pull_read_beyond_it_and_did_not_name_it() -> None:
+    """Its tombstone was lost, and the page brings the counter beyond both: no gap would ever show."""
+    objects = Objects(10, 600.0)
+    old, new = Neighbour(NET, ip(5), 10, "h2", 1, mac(5)), Neighbour(NET, ip(6), 30, "h2", 1, mac(6))
+    named = Neighbour(NET, ip(7), 9, "h2", 1, mac(7))
+    for item in (old, new, named):
+        objects.offer(item, 2, 0.0)
+    objects.offer(named, 2, 0.0, named=2)
+    assert objects.sweep((What.NETWORK, NET), 2, 0.0, {bucket(ip(5)): 20}) == [old]
+
+
+def test_a_message_about_what_a_snapshot_showed_to_be_gone_is_too_late() -> None:
+    async def main() -> None:
+        world = World()
+        await two_hosts(world)
+        c = world.control
+        late = Neighbour(NET, ip(77), c.rev(), "h2", 1, mac(77))
+        held = world.dump("h1")
+        world.port(9, "h2")
+        world.agents["h1"].state.scopes.pull_whole((What.NETWORK, NET))
+        await world.settle()
+        assert world.dump("h1") != held
+        held = world.dump("h1")
+        c.bus.publish(c.subjects.network(NET), c.message([(late, None)]))
+        await asyncio.sleep(1)
+        assert world.dump("h1") == held
+        await world.stop()
+
+    run(main())
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])

@@ -1,0 +1,84 @@
+"""A real store on virtual time: every step takes a while that chance decides, and a run is repeated exactly.
+
+The store runs on a loop of its own, which runs only while somebody calls the store: nobody else goes on meanwhile, and
+the real time that it takes is not seen. Before and after each step the virtual clock moves: steps of several callers
+overtake each other on the way there, and so do the answers.
+"""
+
+import asyncio
+import random
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from planes.store.protocol import Batch, Partition, Store, Values, Write
+from planes.store.schema import Table
+from tests.support.clock import now_us
+
+T = TypeVar("T")
+#: the longest way, seconds; most are far shorter
+LONGEST = 0.02
+
+
+class SteadyStore:
+    """`ahead`: µs by which the store's clock is ahead of everybody else's."""
+
+    def __init__(self, inner: Store, chance: random.Random) -> None:
+        self.ahead = 0
+        self._inner = inner
+        self._chance = chance
+        self._loop = asyncio.new_event_loop()
+
+    async def open(self) -> None:
+        self._at_once(self._inner.open())
+
+    async def close(self) -> None:
+        self._at_once(self._inner.close())
+        self._loop.close()
+
+    async def now(self) -> int:
+        return now_us() + self.ahead
+
+    async def read(
+        self,
+        table: Table,
+        partition: Values,
+        *,
+        prefix: Values = (),
+        after: Values = (),
+        limit: int = 0,
+        serial: bool = False,
+    ) -> Partition:
+        return await self._step(
+            self._inner.read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
+        )
+
+    async def commit(self, batch: Batch) -> bool:
+        return await self._step(self._inner.commit(batch))
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        await self._step(self._inner.write(writes))
+
+    async def partitions(self, table: Table) -> list[Values]:
+        return await self._step(self._inner.partitions(table))
+
+    async def _step(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            await self._way()
+        except BaseException:
+            work.close()
+            raise
+        try:
+            return self._at_once(work)
+        finally:
+            await self._way()
+
+    async def _way(self) -> None:
+        await asyncio.sleep(self._chance.random() ** 4 * LONGEST)
+
+    def _at_once(self, work: Coroutine[Any, Any, T]) -> T:
+        outer = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        try:
+            return self._loop.run_until_complete(work)
+        finally:
+            asyncio._set_running_loop(outer)
