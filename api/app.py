@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: seconds that requests in hand may take when the process is asked to end
 DRAIN = 10
+#: seconds for which a start waits for the bus
+GRACE = 1.0
 SQLITE = "sqlite:///"
 #: VXLAN's share of a packet
 OVERHEAD = 50
@@ -82,12 +84,31 @@ async def planes(settings: Settings, observer: Observer) -> AsyncIterator[Cloud]
         await store.open()
         stack.push_async_callback(store.close)
         bus = NatsBus(settings.nats, "alcor-api", credentials=settings.nats_creds)
-        await bus.connect()
         stack.push_async_callback(bus.close)
         cloud = build_cloud(settings, store, bus, observer)
         await cloud.start()
         stack.push_async_callback(cloud.stop)
+        await stack.enter_async_context(connecting(bus))
         yield cloud
+
+
+@asynccontextmanager
+async def connecting(bus: Bus) -> AsyncIterator[None]:
+    """The body begins when the bus is there, or after a moment without it: reads and writes need the store alone.
+
+    Raises what is wrong with the settings of the bus; a server that does not answer is tried for ever.
+    """
+    task = asyncio.create_task(bus.connect(), name="connect to the bus")
+    try:
+        done, _ = await asyncio.wait((task,), timeout=GRACE)
+        if done:
+            task.result()
+        else:
+            log.warning("no connection to NATS yet; serving without")
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def build_cloud(settings: Settings, store: Store, bus: Bus, observer: Observer) -> Cloud:

@@ -83,7 +83,7 @@ class Hosts:
         self._rows: dict[str, HostRow] = {}
         self._by_token: dict[str, str] = {}
         self._pulses: dict[str, Pulse] = {}
-        self._listening_since = monotonic()
+        self._listening_since = self._listened = monotonic()
         #: when this instance first saw the present epoch of a host: it has not had the time to beat before
         self._began: dict[str, float] = {}
         self.ground: Ground | None = None
@@ -129,6 +129,16 @@ class Hosts:
         pulse = self._pulses.get(name)
         return pulse is not None and self._monotonic() - pulse.heard < self._dead_after
 
+    def listen(self, connected: bool) -> None:
+        """Called several times a second. Who was cut off, or asleep, must listen anew before calling anybody dead."""
+        if not connected or self._slept():
+            self._listening_since = self._monotonic()
+        self._listened = self._monotonic()
+
+    def _slept(self) -> bool:
+        """Whether this process stood still (paused, or its machine was) and what hosts said has yet to be read."""
+        return self._monotonic() - self._listened > self._dead_after / 2
+
     def dead(self, name: str) -> bool:
         """Surely silent: unknown, fenced already, or this instance has listened long enough and heard nothing.
 
@@ -137,6 +147,8 @@ class Hosts:
         row = self._rows.get(name)
         if row is None or row.state != HostState.UP:
             return True
+        if self._slept():
+            return False
         since = max(self._listening_since, self._began.get(name, 0.0))
         return not self.alive(name) and self._monotonic() - since >= self._dead_after
 
@@ -157,7 +169,7 @@ class Hosts:
             return Registered(refused=f"a host called {other} is spelled the same in subjects")
         for _ in range(ATTEMPTS):
             row = await self.fetch(name, serial=True)
-            if row is not None and row.machine not in ("", asked.machine) and self.alive(name):
+            if row is not None and row.machine not in ("", asked.machine) and not self.dead(name):
                 return Registered(refused=f"host {name} is alive on another machine ({row.machine})")
             if row is not None and row.state == HostState.UP and _repeats(asked, row):
                 return Registered(row.epoch, row.body.number)  # repeated, or delivered twice

@@ -92,9 +92,21 @@ class ControlPlane:
         self.skew = 0
 
     async def start(self) -> None:
-        """Load hosts, subscribe, start the timers."""
+        """Load hosts, start the timers; hosts are served as soon as the bus is there, be it now or much later."""
         await self.hosts.load()
         await self._clock()
+        self.bus.listen(self._on_event)
+        if self.bus.connected:
+            await self._join()
+        self._every("repeat", 0.25, self._repeat)
+        self._every("beacon", self.config.beacon_every, self._beacon)
+        self._every("echo", self.config.echo_every, self.echo.turn)
+        self._every("hosts", self.config.hosts_every, self.hosts.load)
+        self._every("clock", 60.0, self._clock)
+        self._timers.append(asyncio.create_task(self.changes.keep(), name="keep changes"))
+
+    async def _join(self) -> None:
+        """Hear the hosts, and let them know that somebody does."""
         subscribe = self.bus.subscribe
         self._subscriptions = [
             await subscribe(self.subjects.acks, self._on_ack, "control"),
@@ -103,13 +115,6 @@ class ControlPlane:
             await subscribe(self.subjects.syncs, self._on_sync, "control"),
             await subscribe(self.subjects.beats, self._on_beat),
         ]
-        self.bus.listen(self._on_event)
-        self._every("repeat", 0.25, self._repeat)
-        self._every("beacon", self.config.beacon_every, self._beacon)
-        self._every("echo", self.config.echo_every, self.echo.turn)
-        self._every("hosts", self.config.hosts_every, self.hosts.load)
-        self._every("clock", 60.0, self._clock)
-        self._timers.append(asyncio.create_task(self.changes.keep(), name="keep changes"))
         await self._beacon()
 
     async def stop(self) -> None:
@@ -128,14 +133,16 @@ class ControlPlane:
         self.publisher.flush()
 
     async def ready(self) -> list[str]:
-        """Why this instance cannot serve now."""
-        reasons = [] if self.bus.connected else ["no connection to NATS"]
+        """Why this instance cannot serve now, in sentences."""
+        reasons = []
+        if not self.bus.connected or not self._subscriptions:
+            reasons.append("There is no connection to NATS: what is written reaches the hosts when it is back.")
         try:
             await self._clock()
         except StoreError as error:
-            reasons.append(f"the store does not answer: {error}")
+            reasons.append(f"The store does not answer: {error}")
         if abs(self.skew) > SKEW:
-            reasons.append(f"this machine's clock is {self.skew / 1e6:+.1f} s off the store's")
+            reasons.append(f"This machine's clock is {self.skew / 1e6:+.1f} s off the store's.")
         return reasons
 
     # -- timers -----------------------------------------------------------------------------------------------------
@@ -152,6 +159,7 @@ class ControlPlane:
         self._timers.append(asyncio.create_task(run(), name=name))
 
     async def _repeat(self) -> None:
+        self.hosts.listen(self.bus.connected)
         self.publisher.repeat()
 
     async def _beacon(self) -> None:
@@ -167,7 +175,9 @@ class ControlPlane:
         self.skew = (before + self.now()) // 2 - theirs
 
     def _on_event(self, event: Event) -> None:
-        if event.name == "reconnected":
+        if event.name == "connected":
+            self._spawn(self._join())
+        elif event.name == "reconnected":
             self._spawn(self._beacon())
 
     # -- requests from hosts ----------------------------------------------------------------------------------------
