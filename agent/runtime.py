@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Keeper(Protocol):
-    """Where the goal state is kept."""
+    """Where a life leaves word for the next."""
 
     def save(self, saved: Saved) -> None: ...
 
@@ -50,8 +50,6 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
-        self._to_save: Saved | None = None
-        self._saving = False
         self._closed = False
         self.bugs = 0
         self._do: dict[type, Callable[[Any], None]] = {
@@ -67,7 +65,7 @@ class Agent:
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Apply what is kept, then connect and take part, for ever; returns at once."""
+        """Connect and take part, for ever; returns at once."""
         self._loop = asyncio.get_running_loop()
         self._bus.listen(self._on_bus)
         self._feed(events.Started(self._now_us()))
@@ -82,8 +80,6 @@ class Agent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._keeper is not None and self.state.membership.number and not self.state.membership.superseded:
-            await self._write(self.state.saved())
         await self._bus.close()
         if self._is_open:
             await self._driver.close()
@@ -195,25 +191,12 @@ class Agent:
         self._feed(events.Programmed(errors, started, self._now_us()))
 
     def _save(self, instruction: Save) -> None:
-        self._to_save = instruction.state
-        if self._keeper is not None and not self._saving:
-            self._spawn(self._write_latest())
-
-    async def _write_latest(self) -> None:
-        self._saving = True
+        if self._keeper is None:
+            return
         try:
-            while self._to_save is not None:
-                saved, self._to_save = self._to_save, None
-                await self._write(saved)
-        finally:
-            self._saving = False
-
-    async def _write(self, saved: Saved) -> None:
-        assert self._keeper is not None
-        try:
-            await asyncio.to_thread(self._keeper.save, saved)
+            self._keeper.save(instruction.state)
         except OSError as error:
-            log.warning("the goal state cannot be kept: %s", error)
+            log.warning("this life's epoch cannot be kept: %s", error)
 
 
 def _say(instruction: Say) -> None:

@@ -1,7 +1,7 @@
-"""The last goal state of this host, in a file (rule N16): what an agent applies before it has spoken to anybody.
+"""What an agent leaves for its next life, in a file (rule N16): a few bytes, so that its epochs always rise.
 
-Called by the runtime, in a thread, at most about once a second. The file is replaced whole or not at all; one that
-cannot be read is as good as none.
+Called by the runtime when it was registered. The file is replaced whole or not at all; one that cannot be read is as
+good as none. Its directory also keeps a second agent of the same host away.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ class StateFile:
     """One file of one host in a directory that belongs to the agent."""
 
     def __init__(self, directory: str, host: str) -> None:
-        self.path = Path(directory) / f"{host}.goal"
+        self.path = Path(directory) / f"{host}.life"
         self._host = host
         self._lock = -1
 

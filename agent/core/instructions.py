@@ -4,7 +4,6 @@ from msgspec import Struct
 
 from agent.core.events import Scope, Tag
 from planes.data.driver import Spec, SpecKey
-from planes.goalstate.messages import Object
 
 
 class Listen(Struct, frozen=True):
@@ -41,13 +40,12 @@ class Program(Struct, frozen=True):
 
 
 class Saved(Struct, array_like=True, frozen=True):
-    """The last goal state, as it is kept in a file (rule N16)."""
+    """What a new life must know of the former one (rule N16). Goal state is not kept: the kernel has what was applied,
+    and anything older could bring back an address that this host has let go of, or a rule that was removed."""
 
     version: int
     host: str
-    number: int
     epoch: int
-    objects: tuple[Object, ...]
 
 
 class Save(Struct, frozen=True):

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from agent.core.context import Context
 from agent.core.events import Answered
-from agent.core.instructions import Saved, Say
+from agent.core.instructions import Save, Saved, Say
 from planes.goalstate import codec
 from planes.goalstate.codec import Malformed
-from planes.goalstate.messages import Beat, Ok, Register, Registered
+from planes.goalstate.messages import VERSION, Beat, Ok, Register, Registered
 
 #: seconds until the next attempt: no reply (first, most); refused
 RETRY_FIRST, RETRY_MOST, REFUSED = 0.5, 10.0, 10.0
@@ -28,7 +28,7 @@ class Membership:
         self._context = context
         self._on_registered = registered
         #: 0: unknown
-        self.number = saved.number if saved else 0
+        self.number = 0
         #: the latest epoch of this machine, also of former lives
         self.former = saved.epoch if saved else 0
         #: the number that the driver was opened with
@@ -116,6 +116,7 @@ class Membership:
         self._refused = ""
         self._tries = self._unknown = 0
         self._since = context.now
+        context.out.append(Save(Saved(VERSION, context.options.host, reply.epoch)))
         context.out.append(Say("info", f"registered: host number {reply.number}, epoch {reply.epoch}"))
         self._on_registered(reply.number)
 

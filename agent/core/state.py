@@ -28,7 +28,7 @@ from agent.core.events import (
     Woke,
     scope_of,
 )
-from agent.core.instructions import Instruction, Listen, Open, Save, Saved
+from agent.core.instructions import Instruction, Listen, Open, Saved
 from agent.core.membership import Membership
 from agent.core.objects import Objects, Verdict, part_of
 from agent.core.plan import Plan
@@ -40,7 +40,6 @@ from planes.data.driver import SpecKey
 from planes.goalstate import codec
 from planes.goalstate.codec import Malformed, UnknownVersion
 from planes.goalstate.messages import (
-    VERSION,
     Goal,
     Gone,
     Identity,
@@ -56,17 +55,14 @@ from planes.model.addresses import bucket
 
 #: most reasons in one beat
 REASONS = 20
-#: seconds between writes of the state file, at least; and objects that add a second
-SAVE_AFTER, SAVE_OBJECTS = 1.0, 50_000
 OPEN_FIRST, OPEN_MOST = 1.0, 30.0
 
 
 class AgentState:
-    """One host's agent. `saved`: the last goal state of its former life."""
+    """One host's agent. `saved`: what is known of its former life."""
 
     def __init__(self, options: Options, random: Callable[[], float], saved: Saved | None = None) -> None:
         self.context = Context(options, random)
-        self._saved = saved
         self.objects = Objects(options.objects_max, options.tombstone_life)
         self.goals = Goals(options.host)
         self.plan = Plan(self.context.backoff)
@@ -108,7 +104,6 @@ class AgentState:
             "acks": lambda name: self.acks.resume(),
             "retry": lambda name: self.plan.retry(self.context.now),
             "expire": lambda name: self.objects.expire(self.context.now),
-            "save": lambda name: self._save(),
             "open": lambda name: self._open(),
             "leave": lambda name: self._leave(cast(Scope, name[1])),
         }
@@ -158,11 +153,6 @@ class AgentState:
 
     def _on_started(self, event: Started) -> None:
         self._at = event.at
-        if self._saved is None:
-            return
-        for item in self._saved.objects:
-            self._accept(item, "", 0, event.at)
-        self._open()
 
     def _on_connected(self, event: Connected) -> None:
         context = self.context
@@ -203,8 +193,8 @@ class AgentState:
         for scope, interest in list(self.scopes.interests.items()):
             if interest.listening:
                 self.scopes.pull_whole(scope)
+        self.scopes.pump()  # also what came due while nobody would have answered
         self._beat()
-        self._changed()
 
     def _open(self) -> None:
         """Have the driver made ready, once the host's number is known."""
@@ -254,8 +244,11 @@ class AgentState:
             counters["malformed"] += 1
             self.context.trouble("malformed", f"a message is malformed: {error}")
             return
-        if event.scope == HOST and self.context.epoch and envelope.epoch > self.context.epoch:
-            self.membership.supersede(envelope.epoch)
+        if event.scope == HOST and envelope.epoch != self.context.epoch:
+            # said to another life: this one has pulled, or will pull, what is true by then
+            counters["ignored"] += 1
+            if envelope.epoch > self.context.epoch:
+                self.membership.supersede(envelope.epoch)
             return
         for item in goal.objects:
             if not _belongs(item, event.scope):
@@ -278,7 +271,7 @@ class AgentState:
     def _accept(self, item: Object, author: str, sent: int, received: int, named: int = 0) -> None:
         """An object or tombstone came: if it is news, it counts; if it is ours to answer for, an answer is owed.
 
-        `named`: the pull whose page had it; 0: a message or the state file did.
+        `named`: the pull whose page had it; 0: a message did.
         """
         verdict = self.objects.offer(item, self.scopes.generation, self.context.now, named)
         mine = item if item.key[0] == ObjectKind.PORT and isinstance(item, Port | Gone) else None
@@ -296,7 +289,6 @@ class AgentState:
                 self._want_peer(item)
             elif isinstance(item, Gone) and item.kind == ObjectKind.PEER:
                 self._want_peers(item.scope)  # its coming back may be missed
-            self._changed()
         elif verdict is Verdict.SAME and mine is not None and not named:
             self.acks.repeat(mine, author, sent, received)
             self._moved = True
@@ -320,7 +312,6 @@ class AgentState:
                 self.context.counters["swept"] += 1
                 self.goals.remove(item)
                 self.acks.forget(item.key)
-                self._changed()
         if pull.what != What.BUCKET:
             self.syncs.soon(self.context.options.look_again)
         if scope[0] == What.NETWORK:
@@ -447,22 +438,6 @@ class AgentState:
             for port in view.ports.values():
                 if why := self.goals.waits(port):
                     yield f"port {port.id.hex()} {why}"
-
-    def _changed(self) -> None:
-        if not self.membership.superseded:
-            wait = SAVE_AFTER + len(self.objects) / SAVE_OBJECTS
-            self.context.timers.set_once(("save",), self.context.now + wait)
-
-    def _save(self) -> None:
-        """Keep the goal state for the next life (rule N16)."""
-        if self.membership.number and not self.membership.superseded:
-            self.context.out.append(Save(self.saved()))
-
-    def saved(self) -> Saved:
-        """The goal state as it would be kept now."""
-        member = self.membership
-        objects = tuple(self.objects.everything())
-        return Saved(VERSION, self.context.options.host, member.number, member.former, objects)
 
     def validate(self) -> None:
         """Invariants, for tests."""

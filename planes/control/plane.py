@@ -275,6 +275,14 @@ class ControlPlane:
         if opened is not None:
             host, epoch, beat = opened
             self._answer(message, self.hosts.beat(host, epoch, beat))
+            if epoch > self.hosts.epoch(host) and len(self._tasks) < IN_HAND:
+                self._spawn(self._learn(host))  # another instance registered it
+
+    async def _learn(self, host: str) -> None:
+        try:
+            await self.hosts.fetch(host)
+        except StoreError as error:
+            log.info("host %s is looked at later: %s", host, error)
 
     def _patience(self) -> int:
         """Seconds after which to ask again; grows with what is in hand."""

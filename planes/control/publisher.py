@@ -48,18 +48,20 @@ class Publisher:
         self._epoch_of = epoch_of
         self._pending: dict[str, _Message] = {}
         self._scheduled = False
-        self._awaited: dict[Awaited, Object] = {}
+        #: what is awaited, and the life of the host that it was said to
+        self._awaited: dict[Awaited, tuple[Object, int]] = {}
         self._repeats: tuple[deque[tuple[float, Awaited, int]], ...] = tuple(deque() for _ in REPEATS)
         self.counters = {"published": 0, "unsent": 0, "repeated": 0}
 
     def host(self, host: str, objects: Sequence[Object], traceparent: str = "") -> None:
         """Ports and their tombstones, for the host that has them; acknowledged."""
-        self._add(self._subjects.host(host), objects, (), traceparent, self._epoch_of(host))
+        epoch = self._epoch_of(host)
+        self._add(self._subjects.host(host), objects, (), traceparent, epoch)
         due = asyncio.get_running_loop().time() + REPEATS[0]
         for item in objects:
             if len(self._awaited) < AWAITED:
                 awaited = (host, item.key)
-                self._awaited[awaited] = item
+                self._awaited[awaited] = item, epoch
                 self._repeats[0].append((due, awaited, item.rev))
 
     def network(self, network: bytes, objects: Sequence[Object], spans: Sequence[Span], traceparent: str = "") -> None:
@@ -72,19 +74,25 @@ class Publisher:
     def acked(self, host: str, key: Key, rev: int) -> None:
         """The host answered for this revision: no repetition."""
         awaited = self._awaited.get((host, key))
-        if awaited is not None and awaited.rev <= rev:
+        if awaited is not None and awaited[0].rev <= rev:
             del self._awaited[host, key]
 
     def repeat(self) -> None:
-        """Send what is due a second or third time; called a few times a second."""
+        """Send what is due a second or third time; called a few times a second.
+
+        A new life of the host pulls what it needs: what was said to the former one may be superseded, by whoever else.
+        """
         now = asyncio.get_running_loop().time()
         for nth, queue in enumerate(self._repeats):
             while queue and queue[0][0] <= now:
                 _, awaited, rev = queue.popleft()
-                item = self._awaited.get(awaited)
+                item, epoch = self._awaited.get(awaited, (None, 0))
                 if item is None or item.rev != rev:
                     continue
-                self._add(self._subjects.host(awaited[0]), (item,), (), "", self._epoch_of(awaited[0]))
+                if epoch != self._epoch_of(awaited[0]):
+                    del self._awaited[awaited]
+                    continue
+                self._add(self._subjects.host(awaited[0]), (item,), (), "", epoch)
                 self.counters["repeated"] += 1
                 if nth + 1 < len(REPEATS):
                     self._repeats[nth + 1].append((now + REPEATS[nth + 1] - REPEATS[nth], awaited, rev))
@@ -95,7 +103,8 @@ class Publisher:
         self, subject: str, objects: Sequence[Object], spans: Sequence[Span], traceparent: str, epoch: int
     ) -> None:
         message = self._pending.get(subject)
-        if message is not None and len(message.objects) + len(objects) > codec.MAX_OBJECTS:
+        full = message is not None and len(message.objects) + len(objects) > codec.MAX_OBJECTS
+        if message is not None and (full or message.epoch != epoch):
             self._send(subject, tuple(message.objects.values()), tuple(message.spans), message)
             message = None
         if message is None:

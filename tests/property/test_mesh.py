@@ -37,7 +37,7 @@ HOSTS = ("h1", "h2", "h3")
 #: so few addresses that they are used again and again
 ADDRESSES = tuple(f"10.0.{third}.{n}" for third in (0, 4) for n in (5, 6, 7))
 
-SEEDS = 160 if os.environ.get("PROFILE") == "long" else 16
+SEEDS = 400 if os.environ.get("PROFILE") == "long" else 16
 
 
 class Clients:
@@ -143,15 +143,15 @@ async def trouble(mesh: Mesh, chance: random.Random, rounds: int) -> None:
     for _ in range(rounds):
         await asyncio.sleep(chance.random() * 4)
         host = chance.choice(HOSTS)
-        what = chance.choice(("cut", "mute", "agent", "reboot", "control", "cut control"))
+        what = chance.choice(("cut", "mute", "agent", "kill", "reboot", "control", "cut control"))
         seconds = chance.choice((0.5, 3.0, 20.0))
         if what in ("cut", "mute"):
             getattr(mesh.broker, what)(host)
             await asyncio.sleep(seconds)
             mesh.broker.heal(host)
-        elif what in ("agent", "reboot"):
+        elif what in ("agent", "kill", "reboot"):
             vtep = mesh.agents[host]._vtep
-            await mesh.stop_agent(host)
+            await mesh.stop_agent(host, killed=what != "agent")
             if what == "reboot":
                 mesh.fabric.reboot(vtep)
                 del mesh.keepers[host]

@@ -121,8 +121,11 @@ class Mesh:
         await agent.start()
         return agent
 
-    async def stop_agent(self, name: str) -> None:
+    async def stop_agent(self, name: str, *, killed: bool = False) -> None:
+        """`killed`: what it would have kept in its last moment is not kept."""
         agent = self.agents.pop(name)
+        if killed:
+            agent._keeper = None
         await agent.close()
         assert not agent.bugs
 
