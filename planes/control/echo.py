@@ -114,7 +114,7 @@ class Echo:
 
     async def _port(self, port: Port, entry: Entry, acked: bool) -> bool:
         """A port that exists; True when nothing of it is left half done."""
-        await self._tidy(entry, port.id, port)
+        tidy = await self._tidy(entry, port.id, port)
         if port.state == PortState.DELETING or port.leaving:
             holder = port.leaving or port.host
             gone = acked and not port.leaving
@@ -131,7 +131,7 @@ class Echo:
             self._ground.publish_port(port)
         if port.releasing and self._hosts.dead(port.host) and await self._hosts.fence(port.host):
             await self._releases.let_go(port.id, port.host, port.goal_rev)
-        return True
+        return tidy
 
     async def _reindex(self, port: Port, entry: Entry) -> None:
         """The index names the port where it is, and not where an operation that failed wanted it to be."""
@@ -139,7 +139,8 @@ class Echo:
         right = {(table.name, where, key) for table, where, key in rows}
         wrong = [row for row in entry.index if row not in right and row[2] == (port.id,)]
         stamp = self._now()
-        gone = [Write(_TABLES[name], where, key, None, stamp) for name, where, key in wrong]
+        before = stamp - self._feed.window  # a later change, about to commit, may have put it there again
+        gone = [Write(_TABLES[name], where, key, None, before) for name, where, key in wrong]
         if entry.create or entry.index:
             await self._store.write([*puts(rows, stamp), *gone])
 
@@ -172,21 +173,34 @@ class Echo:
         await self._tidy(entry, id_, None)
         await self._unindex(entry, id_)
 
-    async def _tidy(self, entry: Entry, id_: bytes, port: Port | None) -> None:
-        """Free what was claimed outside the home bucket for a port that does not have it."""
+    async def _tidy(self, entry: Entry, id_: bytes, port: Port | None) -> bool:
+        """Free what was claimed outside the home bucket for a port that does not have it.
+
+        A young claim may be that of a later change, which is about to commit: False, look again.
+        """
+        young = self._now() - self._feed.window
+        spared: set[bytes] = set()
         kept = {ip for _, ip in port.fixed} | set(port.releasing) | {port.mac} if port else set()
 
         def apply(draft: Draft, rev: int) -> None:
             for ip, row in list(draft.all(Kind.IP)):
-                if row.port == id_ and ip not in kept and row.state != AddressState.FREE:
+                if row.port != id_ or ip in kept or row.state == AddressState.FREE:
+                    continue
+                if port is not None and row.state == AddressState.CLAIMED and row.since > young:
+                    spared.add(ip)
+                else:
                     free = Address(Id(id_), row.subnet, row.mac, "", 0, AddressState.FREE, self._now(), rev)
                     draft.put(Kind.IP, ip, free)
             for mac, owner in list(draft.all(Kind.MAC)):
                 if owner.port == id_ and mac not in kept:
-                    draft.drop(Kind.MAC, mac)
+                    if port is not None and owner.since > young:
+                        spared.add(mac)
+                    else:
+                        draft.drop(Kind.MAC, mac)
 
         for where in entry.buckets:
             await self._ground.change_bucket(entry.network, number_of(Id(id_)), where, apply)
+        return not spared
 
     async def _indexed(self, entry: Entry, id_: bytes) -> bool:
         """Whether the project's index still names the object: if not, its creator never got far enough to commit."""

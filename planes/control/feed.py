@@ -52,7 +52,7 @@ class Feed:
         self._store = store
         self._instance = instance
         self._now = now
-        self._window = window  # µs that a row must be old
+        self.window = window  # µs that a row must be old
         self._held: dict[int, tuple[int, int]] = {}  # part: (until, done)
 
     def row(self, id_: bytes, entry: Entry) -> Write:
@@ -73,7 +73,7 @@ class Feed:
         lease = await self._lease(part)
         if lease is None:
             return [], 0
-        done, until = lease[1], self._now() - self._window
+        done, until = lease[1], self._now() - self.window
         found: list[tuple[bytes, Entry]] = []
         for minute in range(done // MINUTE, until // MINUTE + 1):
             read = await self._store.read(FEED, (minute, part), after=(done,) if done // MINUTE == minute else ())

@@ -111,7 +111,7 @@ def in_use(ip: bytes, network: Id) -> Conflict:
     )
 
 
-def take_mac(draft: Draft, mac: bytes, owner: Id, network: Id) -> None:
+def take_mac(draft: Draft, mac: bytes, owner: Id, network: Id, rev: int) -> None:
     """Claim a given MAC; raises MacAddressInUse."""
     row: MacRow | None = draft.get(Kind.MAC, mac)
     if row is not None and row.port != owner:
@@ -119,7 +119,7 @@ def take_mac(draft: Draft, mac: bytes, owner: Id, network: Id) -> None:
             f"Unable to complete operation for network {text(network)}. The mac address {mac_text(mac)} is in use.",
             "MacAddressInUse",
         )
-    draft.put(Kind.MAC, mac, MacRow(owner))
+    draft.put(Kind.MAC, mac, MacRow(owner, rev))
 
 
 def make_mac(draft: Draft, low32: int, owner: Id) -> bytes:

@@ -327,7 +327,7 @@ class PortCreation:
             taken.append((ip, wish.subnet))
         mac = fields.mac
         if mac and bucket(mac) == bucket_of(plan.id):
-            addressing.take_mac(draft, mac, plan.id, plan.network.id)
+            addressing.take_mac(draft, mac, plan.id, plan.network.id, rev)
         elif not mac:
             low = ip_int(taken[0][0]) if taken else bucket_of(plan.id) << BUCKET_SHIFT | plan.id[1]
             mac = addressing.make_mac(draft, low, plan.id)
@@ -412,9 +412,9 @@ class PortCreation:
         where = bucket(mac)
         await self.register_bucket(network, where)
 
-        def apply(draft: Draft, _: int) -> None:
+        def apply(draft: Draft, rev: int) -> None:
             self.parent(draft, network, None)
-            addressing.take_mac(draft, mac, port, network.id)
+            addressing.take_mac(draft, mac, port, network.id, rev)
 
         await self._c.ground.change_bucket(network.id, network.number, where, apply)
 

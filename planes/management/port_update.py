@@ -254,7 +254,7 @@ class PortChange:
             if bucket(old.mac) == home:
                 draft.drop(Kind.MAC, old.mac)
             if bucket(new.mac) == home:
-                addressing.take_mac(draft, new.mac, new.id, new.network)
+                addressing.take_mac(draft, new.mac, new.id, new.network, rev)
 
     # -- after ------------------------------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class PortChange:
             def apply(draft: Draft, rev: int, where: int = where) -> None:
                 for ip in ips:
                     row: Address | None = draft.get(Kind.IP, ip) if bucket(ip) == where else None
-                    if row is not None and row.port == port.id and row.state != AddressState.FREE:
+                    if row is not None and row.port == port.id and row.state == AddressState.USED:
                         draft.put(Kind.IP, ip, replace(row, state=state, since=self._c.now(), rev=rev))
 
             await self._c.ground.change_bucket(port.network, number_of(port.id), where, apply)

@@ -126,6 +126,7 @@ class Address(Body, frozen=True):
 
 class MacRow(Body, frozen=True):
     port: Id
+    since: int = 0  # µs
 
 
 class Group(Body, frozen=True):
