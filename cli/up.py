@@ -148,6 +148,8 @@ def _parts(layout: Layout, settings: Settings, store: str, nats: str, wires: Und
     me = (sys.executable, "-P", "-m", "cli.main")  # nothing in the present directory stands in for a module of ours
     api = base | {"ALCOR_STORE": store, "ALCOR_API_HOST": "127.0.0.1", "ALCOR_API_PORT": str(settings.api_port)}
     api |= {"ALCOR_AUTH": settings.auth}
+    if not settings.instance:  # only one can have the database, so a name for all its lives: its leases stay its own
+        api["ALCOR_INSTANCE"] = "api"
     parts = [
         Part("nats", _nats_command(layout, nats), base, layout.logs / "nats.log"),
         Part("api", (*me, "api"), api, layout.logs / "api.log", stage=1),

@@ -5,6 +5,7 @@ Nothing here brings back what died: the test decides when. All of it is gone whe
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import time
@@ -20,6 +21,8 @@ from cli.layout import Layout
 from cli.supervisor import Part, _child
 from cli.underlay import Underlay, underlay
 from cli.up import _free_port, _parts
+from planes.data.linux.hosts import create_namespace, plug, port_link_names
+from planes.model.ids import parse
 from planes.model.settings import Settings
 from tests.e2e.support import free_port
 
@@ -170,6 +173,17 @@ class Parts:
     async def port(self, network: str, host: str, wait: int = 10, **fields: Any) -> dict[str, Any]:
         return await self.post("ports", wait, network_id=network, **{"binding:host_id": host}, **fields)
 
+    async def instance(self, name: str, network: str, host: str) -> str:
+        """An instance with a port; the address that it has."""
+        port = await self.port(network, host, device_id=name)
+        fixed = port["fixed_ips"][0]
+        subnet = await self.get(f"subnets/{fixed['subnet_id']}")
+        link, namespace = port_link_names(parse(port["id"]))[1], self.layout.instance(name)
+        create_namespace(namespace)
+        prefix = int(subnet["cidr"].split("/")[1])
+        plug(link, namespace, self.layout.host(host), fixed["ip_address"], prefix, subnet["gateway_ip"])
+        return str(fixed["ip_address"])
+
     async def host(self, name: str) -> dict[str, Any]:
         return await self.get(f"alcor/hosts/{name}")
 
@@ -202,3 +216,30 @@ async def active(parts: Parts, ids: Iterable[str], within: float = 20.0) -> None
         return wanted <= {port["id"] for port in found if port["status"] == "ACTIVE"}
 
     await eventually(all_of_them, within, f"{len(wanted)} ports are active")
+
+
+class Pings:
+    """An echo request each millisecond from inside an instance, for as long as the block lasts."""
+
+    def __init__(self, parts: Parts, name: str, address: str) -> None:
+        namespace = f"/run/netns/{parts.layout.instance(name)}"
+        self._command = ["nsenter", f"--net={namespace}", "ping", "-n", "-D", "-i", "0.001", "-s", "16", address]
+        self._out = parts.layout.logs / f"ping-{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with self._out.open("wb") as out:
+            self._process = subprocess.Popen(self._command, stdout=out, stdin=subprocess.DEVNULL)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(5)
+
+    def result(self) -> tuple[int, list[str]]:
+        """How many were answered, and what was not and after when; what is on its way at the end is neither."""
+        found = re.findall(r"\[([\d.]+)\].* icmp_seq=(\d+) ttl", self._out.read_text())
+        answered = {int(number): float(at) for at, number in found}
+        lost = set(range(1, max(answered, default=0) + 1)) - answered.keys()
+        return len(answered), [f"{number} after {answered.get(number - 1, 0.0)}" for number in sorted(lost)]
