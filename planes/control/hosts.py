@@ -6,6 +6,7 @@ only when an address of it must be given to somebody else is it *fenced*: its pe
 first, and it has to register anew before it is heard (rules S16, S20).
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ from planes.store.slots import Slots
 _decode = msgspec.msgpack.Decoder(Host).decode
 _encode = msgspec.msgpack.Encoder().encode
 ATTEMPTS = 8
+#: rows that are loaded without a pause
+PAUSE = 50
 
 
 class HostRow(Struct, frozen=True):
@@ -92,7 +95,9 @@ class Hosts:
 
     async def load(self) -> None:
         """Read every host row; at start and now and then, for what other instances registered."""
-        for partition in await self._store.partitions(HOSTS):
+        for number, partition in enumerate(await self._store.partitions(HOSTS)):
+            if number % PAUSE == 0:
+                await asyncio.sleep(0)  # a store that answers at once must not keep the loop from everybody else
             await self.fetch(cast(str, partition[0]))
 
     async def fetch(self, name: str, serial: bool = False) -> HostRow | None:

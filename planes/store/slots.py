@@ -74,13 +74,23 @@ class Slots:
         await self._free((VNI_SPACE, block), [owner], keep=True)
 
     async def claim_host_number(self, owner: bytes) -> int:
-        """The lowest free host number, from 1; the same host always gets the same."""
+        """The lowest free host number, from 1; the same host always gets the same. They are never freed."""
         block = 0
         while True:
             numbers = range(max(1, block * BLOCK), (block + 1) * BLOCK)
-            done = await self._partitions.change(SLOTS, (HOST_SPACE, block), _take(numbers, [owner]))
-            if done.value:
-                return done.value[0]
+            view = await self._partitions.view(SLOTS, (HOST_SPACE, block))
+            taken = len(view.all(Kind.SLOT))
+            if taken == len(numbers):  # it stays as it is, so what is remembered holds
+                held = view.hints.get(HOST_SPACE)
+                if held is None:
+                    held = view.hints[HOST_SPACE] = {slot.owner: key for key, slot in view.all(Kind.SLOT).items()}
+                if owner in held:
+                    return int.from_bytes(held[owner], "big")
+            else:
+                order = [*numbers[taken:], *numbers[:taken]]
+                done = await self._partitions.change(SLOTS, (HOST_SPACE, block), _take(order, [owner]))
+                if done.value:
+                    return done.value[0]
             block += 1
 
     async def claim_quota(self, project: str, resource: str, owners: Sequence[bytes], limit: int) -> None:
