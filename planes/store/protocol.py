@@ -75,7 +75,7 @@ class Store(Protocol):
         """Finish what was accepted; afterwards every call raises Unavailable."""
 
     async def now(self) -> int:
-        """The store's own clock, µs since the epoch (rule S22)."""
+        """The store's own clock, µs since the epoch (rule S22). Raises StoreError while the store takes no writes."""
 
     async def read(
         self,

@@ -48,6 +48,8 @@ class Writer:
         self._scheduled = False
         self._flying: list[_Job] = []
         self._blocked_since = 0.0
+        #: the last transaction did not reach the disk
+        self.failing = False
         self._work: SimpleQueue[bool] = SimpleQueue()
         self._idle: list[asyncio.Future[None]] = []
         self._thread = threading.Thread(target=self._commits, name="sqlite-commit", daemon=True)
@@ -121,6 +123,7 @@ class Writer:
     def _without(self, jobs: list[_Job], culprit: _Job, error: Exception) -> None:
         """A disk error stops everybody; any other only the job that raised it: the rest begin anew, without it."""
         if isinstance(error, sqlite3.OperationalError):
+            self.failing = True
             self._fail(jobs, meaning(error))
             return
         self._fail([culprit], meaning(error))
@@ -131,6 +134,7 @@ class Writer:
         self._blocked_since = self._blocked_since or now
         if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY or now - self._blocked_since > PATIENCE:
             self._blocked_since = 0.0
+            self.failing = True
             self._fail(jobs, meaning(error))
             return
         self._queue.extendleft(reversed(jobs))
@@ -153,6 +157,7 @@ class Writer:
 
     def _committed(self, error: sqlite3.Error | None) -> None:
         jobs, self._flying = self._flying, []
+        self.failing = error is not None
         if error is not None:
             self._fail(jobs, meaning(error, committing=True))
         else:
