@@ -25,7 +25,7 @@ FRESH = "h99"
 
 async def settled(parts: Parts) -> list[str]:
     """Everything that is wrong in the store and in the kernels. The API must have ended, for the store is opened."""
-    store = SqliteStore(parts.layout.database)
+    store = SqliteStore(parts.database)
     await store.open()
     try:
         wrong = await violations(store)

@@ -35,6 +35,7 @@ class Parts:
 
     def __init__(self, data: Path, hosts: int = 2, env: dict[str, str] | None = None) -> None:
         self.layout = Layout(str(data))
+        self.database = self.layout.database
         self.hosts = tuple(f"h{number}" for number in range(1, hosts + 1))
         self.api = f"http://127.0.0.1:{free_port()}"
         self.nats = ""
@@ -52,7 +53,7 @@ class Parts:
         self.nats = f"nats://{self.wires.machine}:{_free_port(self.wires.machine, 4222)}"
         port = int(self.api.rsplit(":", 1)[1])
         settings = Settings(data=str(self.layout.data), api_port=port)
-        store = f"sqlite:///{self.layout.database}"
+        store = f"sqlite:///{self.database}"
         for part in _parts(self.layout, settings, store, self.nats, self.wires):
             self.parts[part.name] = replace(part, env={**part.env, **self._env})
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
@@ -205,6 +206,22 @@ async def eventually(fact: Callable[[], Awaitable[Any]], seconds: float = 10.0, 
             pass
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or fact}"
         await asyncio.sleep(0.05)
+
+
+async def done(parts: Parts, within: float = 20.0) -> None:
+    """Every host is in sync, and control has heard so."""
+    left: dict[str, Any] = {}
+
+    async def nothing_is_left() -> bool:
+        for host in await parts.list("alcor/hosts"):
+            left[host["name"]] = {name: host["counters"].get(name, 1) for name in ("pending", "unacked")}
+            left[host["name"]]["reasons"] = host["reasons"]
+        return not any(host["pending"] or host["unacked"] for host in left.values())
+
+    try:
+        await eventually(nothing_is_left, within)
+    except AssertionError:
+        raise AssertionError(f"hosts are not done within {within} s: {left}") from None
 
 
 async def active(parts: Parts, ids: Iterable[str], within: float = 20.0) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.kernels import settled
-from tests.e2e.parts import Parts, Pings, eventually
+from tests.e2e.parts import Parts, Pings, done, eventually
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(600)]
 
@@ -135,7 +135,7 @@ async def test_nothing_answered_is_lost(tmp_path: Path, capsys: pytest.CaptureFi
         assert lost == [], f"{len(lost)} of {answered}, killed {killed}: {lost}"
         assert answered > 500
         assert len(killed) > 3
-        await eventually(lambda: _hosts_are_done(parts), 20, "hosts are done")
+        await done(parts)
         assert parts.end("api") == 0
         wrong = await settled(parts)
         assert wrong == [], "\n".join(wrong[:40])
@@ -145,8 +145,3 @@ async def _is(parts: Parts, network: str, live: set[str]) -> bool:
     """Whether the API shows these ports, all of them ACTIVE, and no others."""
     found = await parts.list(f"ports?network_id={network}&fields=id&fields=status")
     return len(found) == len(live) and {port["id"] for port in found if port["status"] == "ACTIVE"} == live
-
-
-async def _hosts_are_done(parts: Parts) -> bool:
-    hosts = await parts.list("alcor/hosts")
-    return all(not host["counters"].get("pending", 1) and not host["counters"].get("unacked", 1) for host in hosts)
