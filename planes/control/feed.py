@@ -4,6 +4,7 @@ Management writes a row before each change; the echo reads those that are 10 s o
 a part is read by the instance that holds its lease, from the position that the lease remembers.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -46,7 +47,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Feed:
-    """Writes rows, and reads those whose time has come."""
+    """Writes rows, and reads those whose time has come. `now` is the store's: all instances have the same."""
 
     def __init__(self, store: Store, instance: str, now: Callable[[], int], window: int) -> None:
         self._store = store
@@ -73,7 +74,9 @@ class Feed:
         lease = await self._lease(part)
         if lease is None:
             return [], 0
-        done, until = lease[1], self._now() - self.window
+        until = self._now() - self.window
+        # A clock that was set back must not hide what comes, nor one that was set forward make us look for years.
+        done = max(min(lease[1], until), until - FEED.ttl * 1_000_000)
         found: list[tuple[bytes, Entry]] = []
         for minute in range(done // MINUTE, until // MINUTE + 1):
             read = await self._store.read(FEED, (minute, part), after=(done,) if done // MINUTE == minute else ())
@@ -81,7 +84,8 @@ class Feed:
                 at, id_, _, args = cast(tuple[int, bytes, int, bytes], row)
                 if done < at <= until:
                     found.append((id_, _decode(args)))
-        return found, max(done, until)
+            await asyncio.sleep(0)
+        return found, until
 
     async def settle(self, part: int, position: int, later: Sequence[Write]) -> None:
         """What was due up to `position` is done, but for what `later` brings back."""
@@ -97,7 +101,8 @@ class Feed:
             return held
         read = await self._store.read(LEASES, (f"feed/{part}",), serial=True)
         until, owner, done = read.statics if read.exists else (None, "", now - BACKWARD)
-        if until is not None and cast(int, until) > now and owner != self._instance:
+        # One that ends later than any lease may was taken before the clock was set back.
+        if until is not None and now < cast(int, until) <= now + 2 * LEASE and owner != self._instance:
             self._held.pop(part, None)
             return None
         return await self._renew(part, cast("int | None", until), cast(int, done))

@@ -70,6 +70,8 @@ class ControlPlane:
         self.now = now
         self.store = store
         self.bus = bus
+        #: µs by which this machine's clock is ahead of the store's
+        self.skew = 0
         self.subjects = Subjects(config.prefix)
         self.partitions = Partitions(store, now)
         self.slots = Slots(self.partitions)
@@ -81,7 +83,7 @@ class ControlPlane:
         self.releases = Releases(store, self.ground, self.slots, now, quotas(Kind.PORT)[1])
         self.acks = Acks(store, self.ground, self.publisher, self.releases, self.changes, now)
         self.snapshots = Snapshots(store, self.ground, self.hosts)
-        self.feed = Feed(store, self.instance, now, int(config.echo_after * 1e6))
+        self.feed = Feed(store, self.instance, self._stores_now, int(config.echo_after * 1e6))
         self.echo = Echo(
             store, self.ground, self.hosts, self.releases, self.snapshots, self.slots, self.feed, now, quotas
         )
@@ -89,7 +91,6 @@ class ControlPlane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: list[asyncio.Task[None]] = []
         self._subscriptions: list[Subscription] = []
-        self.skew = 0
 
     async def start(self) -> None:
         """Load hosts, start the timers; hosts are served as soon as the bus is there, be it now or much later."""
@@ -168,6 +169,10 @@ class ControlPlane:
             self.bus.publish(self.subjects.beacon(self.instance), codec.encode(beacon, self.instance))
         except BusError:
             pass  # the agents will notice
+
+    def _stores_now(self) -> int:
+        """The store's time, as of the last comparison."""
+        return self.now() - self.skew
 
     async def _clock(self) -> None:
         before = self.now()
