@@ -6,8 +6,9 @@ there is a truth to compare with.
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from agent.core.context import Options
 from agent.core.state import AgentState
@@ -32,6 +33,7 @@ from planes.store.protocol import Store, Value, Values
 from planes.store.schema import GROUPS, NETWORKS, PORTS, Table
 from planes.store.sqlite.store import SqliteStore
 from tests.support.clock import now_us, until
+from tests.support.lives import Lives, Mortal
 from tests.support.steady import SteadyStore
 from tests.support.world import Keeper
 
@@ -67,7 +69,10 @@ class Mesh:
         self.broker = MemoryBroker(seed)
         self.store = SteadyStore(store or SqliteStore(path / "store.db"), random.Random(f"store {seed}"))
         self.fabric = Fabric()
+        #: instances; each sees the store through a door that closes when it is killed
         self.clouds: dict[str, Cloud] = {}
+        self._doors: dict[str, Mortal] = {}
+        self._lived: dict[str, Lives] = {}
         self.agents: dict[str, Agent] = {}
         self._lives = 0
         self.drivers: dict[str, MemoryDriver] = {}
@@ -93,19 +98,36 @@ class Mesh:
     async def start_control(self, name: str) -> Cloud:
         self._lives += 1
         bus = self._buses[name] = MemoryBus(self.broker, name)
+        door = self._doors[name] = Mortal(self.store)
+        life = self._lived[name] = Lives(asyncio.get_running_loop())
         await bus.connect()
         instance = f"{name}-{self._lives}"
-        cloud = self.clouds[name] = build(
-            self.store, bus, self._control, self._management, now=now_us, instance=instance
-        )
-        await cloud.start()
+
+        async def start() -> Cloud:
+            cloud = build(cast(Store, door), bus, self._control, self._management, now=now_us, instance=instance)
+            await cloud.start()
+            return cloud
+
+        cloud = await life.run(start())
+        assert cloud is not None
+        self.clouds[name] = cloud
         return cloud
 
+    async def on(self, name: str, ask: Callable[[Cloud], Awaitable[None]]) -> None:
+        """A request to an instance; if that is killed, it ends there, without an answer."""
+        cloud = self.clouds[name]
+
+        async def serve() -> None:
+            await ask(cloud)
+
+        await self._lived[name].run(serve())
+
     async def kill_control(self, name: str) -> None:
-        """It is gone at once: nothing that it was about to say is said."""
+        """It is gone at once, wherever its tasks are: nothing more is said, read or written."""
         self.broker.mute(name)
-        cloud = self.clouds.pop(name)
-        await cloud.stop()
+        del self.clouds[name]
+        self._doors.pop(name).close()
+        await self._lived.pop(name).end()
         await self._buses.pop(name).close()
         self.broker.heal(name)
 
