@@ -78,7 +78,13 @@ class LinuxDriver:
             if not number.isdecimal():
                 continue
             try:
+                if not namespaces.is_whole(name):
+                    namespaces.delete(name)
+                    continue
                 network = Network.take_over(host, name, int(number))
+                if network and not network.whole and not network.links:  # half destroyed, or not yet built
+                    network.destroy()
+                    continue
             except _EXPECTED as error:
                 raise DriverError(f"cannot take over the namespace {name}: {error}") from error
             if network:

@@ -94,6 +94,11 @@ def names(prefix: str = "") -> list[str]:
         return []
 
 
+def is_whole(name: str) -> bool:
+    """Whether the name leads to a namespace: who died between making or unmounting it left an empty file."""
+    return os.stat(f"{DIRECTORY}/{name}").st_dev != os.stat(DIRECTORY).st_dev
+
+
 def sysctl(key: str, value: int) -> None:
     """Set `net.<key>` (with slashes) in the namespace of the calling thread."""
     with open(f"/proc/sys/net/{key}", "w") as file:
