@@ -274,7 +274,7 @@ class AgentState:
         `named`: the pull whose page had it; 0: a message did.
         """
         verdict = self.objects.offer(item, self.scopes.generation, self.context.now, named)
-        mine = item if item.key[0] == ObjectKind.PORT and isinstance(item, Port | Gone) else None
+        mine = item if isinstance(item, Port | Gone) and item.key[0] == ObjectKind.PORT else None
         if verdict is Verdict.FULL:
             self.context.counters["refused"] += 1
             self.context.trouble("full", f"more than {self.context.options.objects_max} objects: the rest is refused")
@@ -453,9 +453,12 @@ class AgentState:
                 assert (What.NETWORK, network) in self.scopes.interests
 
 
+_KINDS = range(ObjectKind.NETWORK, ObjectKind.GROUP + 1)
+
+
 def _belongs(item: Object, scope: Scope) -> bool:
     """Whether the object may come in this scope at all."""
     if isinstance(item, Identity) and not 0 <= item.number < 1 << 16:
         return False
-    kind = item.kind if isinstance(item, Gone) else item.key[0]
-    return kind in range(ObjectKind.NETWORK, ObjectKind.GROUP + 1) and scope_of(item.key) == scope
+    key = item.key
+    return key[0] in _KINDS and scope_of(key) == scope

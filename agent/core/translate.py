@@ -27,6 +27,7 @@ from planes.goalstate.messages import (
     Group,
     Identity,
     Key,
+    Neighbour,
     Network,
     Object,
     Peer,
@@ -86,6 +87,8 @@ class Goals:
             return
         if reason := flaw(item):
             self.flaws[item.key] = reason
+        elif isinstance(item, Neighbour):  # nearly everything is one
+            self._view(item.network).add_neighbour(item)
         elif isinstance(item, Group):
             self.groups[item.id] = item
         elif isinstance(item, Port):
@@ -99,16 +102,14 @@ class Goals:
         elif isinstance(item, Identity):
             self._view(item.network).add_identity(item)
             self._touch_identity(item)
-        elif isinstance(item, Peer):
+        else:
             self._view(item.network).add_peer(item)
             self._touch_peer(item)
-        else:
-            self._view(item.network).add_neighbour(item)
 
     def remove(self, item: Object) -> None:
         """Whatever has this object's key is not there any more; marks what depends on it."""
-        kind, scope, id_ = item.key
-        self.flaws.pop(item.key, None)
+        key = kind, scope, id_ = item.key
+        self.flaws.pop(key, None)
         if kind == 6:
             self._remove_port(id_)
             return
@@ -146,7 +147,10 @@ class Goals:
             del self.networks[network]
 
     def _view(self, network: bytes) -> NetworkView:
-        return self.networks.setdefault(network, NetworkView())
+        view = self.networks.get(network)
+        if view is None:
+            view = self.networks[network] = NetworkView()
+        return view
 
     def _remove_port(self, id_: bytes) -> None:
         network = self._where.pop(id_, None)
