@@ -1,4 +1,4 @@
-"""Death of a part that lives in the same process: all its tasks end where they are, and none reaches the store again."""
+"""Death of a part that lives in the same process as all others: its tasks end where they are."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -41,28 +41,3 @@ class Lives:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-
-
-class Mortal:
-    """A store that nobody can use any more once it is closed: also not to clean up after oneself."""
-
-    def __init__(self, inner: object) -> None:
-        self._inner = inner
-        self._closed = False
-
-    def close(self) -> None:
-        self._closed = True
-
-    def __getattr__(self, name: str) -> Any:
-        work = getattr(self._inner, name)
-
-        async def call(*args: Any, **how: Any) -> Any:
-            if self._closed:
-                raise asyncio.CancelledError
-            try:
-                return await work(*args, **how)
-            finally:
-                if self._closed:
-                    raise asyncio.CancelledError
-
-        return call

@@ -33,7 +33,8 @@ from planes.store.protocol import Store, Value, Values
 from planes.store.schema import GROUPS, NETWORKS, PORTS, Table
 from planes.store.sqlite.store import SqliteStore
 from tests.support.clock import now_us, until
-from tests.support.lives import Lives, Mortal
+from tests.support.gate import Gate, GatedBus, GatedStore
+from tests.support.lives import Lives
 from tests.support.steady import SteadyStore
 from tests.support.world import Keeper
 
@@ -42,14 +43,24 @@ ECHOED = 90.0
 
 
 class Watched(MemoryDriver):
-    """Calls back after whatever it applied."""
+    """Goes through the gate, and calls back after whatever it applied."""
 
-    def __init__(self, fabric: Fabric, seen: Callable[[], None]) -> None:
+    def __init__(self, fabric: Fabric, host: str, gate: Gate, seen: Callable[[], None]) -> None:
         super().__init__(fabric)
+        self._host = host
+        self._gate = gate
         self._seen = seen
 
+    async def open(self, vtep: bytes, vtep_mac: bytes) -> None:
+        work = super().open
+        await self._gate.through(self._host, "driver.open", lambda: work(vtep, vtep_mac))
+
+    async def held(self) -> frozenset[SpecKey]:
+        return await self._gate.through(self._host, "driver.held", super().held)
+
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:
-        errors = await super().apply(puts, drops)
+        work = super().apply
+        errors = await self._gate.through(self._host, "driver.apply", lambda: work(puts, drops))
         self._seen()
         return errors
 
@@ -65,13 +76,16 @@ class Mesh:
         control: ControlConfig | None = None,
         management: ManagementConfig | None = None,
         store: Store | None = None,
+        gate: Gate | None = None,
     ) -> None:
+        self.gate = gate or Gate()
+        self.gate.kill = self._kill
         self.broker = MemoryBroker(seed)
         self.store = SteadyStore(store or SqliteStore(path / "store.db"), random.Random(f"store {seed}"))
         self.fabric = Fabric()
         #: instances; each sees the store through a door that closes when it is killed
         self.clouds: dict[str, Cloud] = {}
-        self._doors: dict[str, Mortal] = {}
+        self._doors: dict[str, GatedStore] = {}
         self._lived: dict[str, Lives] = {}
         self.agents: dict[str, Agent] = {}
         self._lives = 0
@@ -97,13 +111,13 @@ class Mesh:
 
     async def start_control(self, name: str) -> Cloud:
         self._lives += 1
-        bus = self._buses[name] = MemoryBus(self.broker, name)
-        door = self._doors[name] = Mortal(self.store)
+        door = self._doors[name] = GatedStore(self.store, name, self.gate)
         life = self._lived[name] = Lives(asyncio.get_running_loop())
-        await bus.connect()
         instance = f"{name}-{self._lives}"
 
         async def start() -> Cloud:
+            bus = self._buses[name] = GatedBus(self.broker, name, self.gate)
+            await bus.connect()
             cloud = build(cast(Store, door), bus, self._control, self._management, now=now_us, instance=instance)
             await cloud.start()
             return cloud
@@ -125,7 +139,7 @@ class Mesh:
     async def kill_control(self, name: str) -> None:
         """It is gone at once, wherever its tasks are: nothing more is said, read or written."""
         self.broker.mute(name)
-        del self.clouds[name]
+        self.clouds.pop(name, None)
         self._doors.pop(name).close()
         await self._lived.pop(name).end()
         await self._buses.pop(name).close()
@@ -138,16 +152,20 @@ class Mesh:
         options = Options(host=host, machine=machine or f"machine-{name}", vtep=vtep)
         self._lives += 1
         state = AgentState(options, random.Random(f"{name} {self._lives}").random, keeper.saved)
-        driver = self.drivers[name] = Watched(self.fabric, self._look)
-        agent = self.agents[name] = Agent(state, MemoryBus(self.broker, name), driver, vtep, now_us, keeper)
+        driver = self.drivers[name] = Watched(self.fabric, name, self.gate, self._look)
+        agent = self.agents[name] = Agent(state, GatedBus(self.broker, name, self.gate), driver, vtep, now_us, keeper)
         await agent.start()
         return agent
 
-    async def stop_agent(self, name: str, *, killed: bool = False) -> None:
-        """`killed`: what it would have kept in its last moment is not kept."""
+    async def _kill(self, part: str) -> None:
+        """A part dies and is started again a second later."""
+        control = part in self.clouds or part in self._doors
+        await (self.kill_control(part) if control else self.stop_agent(part))
+        await asyncio.sleep(1)
+        await (self.start_control(part) if control else self.start_agent(part))
+
+    async def stop_agent(self, name: str) -> None:
         agent = self.agents.pop(name)
-        if killed:
-            agent._keeper = None
         await agent.close()
         assert not agent.bugs
 

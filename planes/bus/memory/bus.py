@@ -6,6 +6,7 @@ delayed and reordered, clients cut off with or without noticing, a broker that r
 """
 
 import asyncio
+import contextvars
 import itertools
 import logging
 import random
@@ -143,9 +144,9 @@ class MemoryBroker:
                 wait += chance() * faults.late
             loop = asyncio.get_running_loop()
             if wait:
-                loop.call_later(wait, self._deliver, to, message, self._lives)
+                loop.call_later(wait, self._deliver, to, message, self._lives, context=to.bus.context)
             else:
-                loop.call_soon(self._deliver, to, message, self._lives)
+                loop.call_soon(self._deliver, to, message, self._lives, context=to.bus.context)
 
     def _deliver(self, to: _Subscription, message: Incoming, life: int) -> None:
         if life != self._lives or id(to) not in self.subscriptions or not self.reaches(to.bus.name):
@@ -166,6 +167,8 @@ class MemoryBus:
         self._up = asyncio.Event()
         self._inboxes = itertools.count()
         self._listeners: list[Callable[[Event], None]] = []
+        #: handlers run in the context of whoever made the client, not in that of a sender
+        self.context = contextvars.copy_context()
         self.counters = {"handler_errors": 0}
 
     @property
