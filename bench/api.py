@@ -8,10 +8,12 @@ from typing import Any
 from bench.cloud import Running, cloud, empty_server, network
 from bench.load import Outcome, drive, request
 from bench.machine import Meter, rss_mib
-from bench.report import Figure
+from bench.report import Budget, Figure, at_least, at_most
 
 CLIENTS = 64
 SECONDS = 6.0
+#: MiB of a process that nobody uses, by what its name begins with; agents are called h1, h2
+IDLE = {"api": 120, "nats": 30, "h": 60}
 BULK = 100
 
 
@@ -21,8 +23,10 @@ def idle() -> list[Figure]:
         meter = Meter(running.pids)
         time.sleep(5)
         used = meter.cpu()
+        most = {name: next(limit for start, limit in IDLE.items() if name.startswith(start)) for name in running.pids}
+        cpu = {name: f"{used[name] / 50_000:.1f} % CPU" for name in running.pids}
         return [
-            Figure(f"idle {name}", rss_mib(pid), "MiB", f"{used[name] / 50_000:.1f} % CPU", meter.steal())
+            Figure(f"idle {name}", rss_mib(pid), "MiB", cpu[name], meter.steal(), budget=at_most(most[name]))
             for name, pid in running.pids.items()
         ]
 
@@ -39,12 +43,15 @@ def creates() -> list[Figure]:
         yardstick = empty.rate
         figures.append(_figure("empty handler", empty, meter))
         real, meter = _measured(running.pids, running.port, call)
-        figures.append(_figure("port creates", real, meter, f"{yardstick / real.rate:.1f} times slower than empty"))
+        figures.append(
+            _figure("port creates", real, meter, base=("empty handler", yardstick, at_least(0.3, ratio=True)))
+        )
         half = running.network
         bulk = json.dumps({"ports": [{"network_id": half, "name": "bench"}] * BULK}).encode()
         call = request("POST", "/v2.0/ports", bulk)
         many, meter = _measured(running.pids, running.port, call, clients=4)
-        figures.append(_figure("ports in bulks of 100", many, meter, scale=BULK))
+        base = ("port creates", real.rate, at_least(6, ratio=True))
+        figures.append(_figure("ports in bulks of 100", many, meter, scale=BULK, base=base))
     return figures
 
 
@@ -58,7 +65,7 @@ def active() -> list[Figure]:
             outcome, meter = _until_active(running)
             note = f"p99 {outcome.quantile(0.99):.1f} ms, among {size or 'no'} other ports"
             p50 = round(outcome.quantile(0.5), 2)
-            figures.append(Figure("create until ACTIVE, p50", p50, "ms", note, meter.steal()))
+            figures.append(Figure("create until ACTIVE, p50", p50, "ms", note, meter.steal(), budget=at_most(5)))
         since = running.client.get("/v2.0/alcor/latency").raise_for_status().json()["since_start"]
         for name in ("program", "total"):
             if name in since:
@@ -78,7 +85,16 @@ def lists() -> list[Figure]:
         outcome = asyncio.run(drive(running.port, lambda _: call, 1, count=20))
         _check(outcome)
         size = len(running.client.get("/v2.0/ports", params={"network_id": net}).json()["ports"])
-        return [Figure(f"list of {size} ports, p50", round(outcome.quantile(0.5), 1), "ms", "", meter.steal())]
+        return [
+            Figure(
+                f"list of {size} ports, p50",
+                round(outcome.quantile(0.5), 1),
+                "ms",
+                "",
+                meter.steal(),
+                budget=at_most(20),
+            )
+        ]
 
 
 def _until_active(running: Running) -> tuple[Outcome, Meter]:
@@ -101,11 +117,15 @@ def _measured(pids: dict[str, int], port: int, call: bytes, clients: int = CLIEN
     return outcome, meter
 
 
-def _figure(what: str, outcome: Outcome, meter: Meter, note: str = "", scale: int = 1) -> Figure:
-    operations = len(outcome.latencies) * scale
+def _figure(
+    what: str, outcome: Outcome, meter: Meter, scale: int = 1, base: tuple[str, float, Budget] | None = None
+) -> Figure:
+    """A rate; `base`: in words and per second what it is compared with, and what the ratio must be."""
+    operations, rate = len(outcome.latencies) * scale, outcome.rate * scale
     cpu = ", ".join(f"{name} {used / operations:.0f}" for name, used in meter.cpu().items() if used >= operations)
-    words = [f"p50 {outcome.quantile(0.5):.1f} p99 {outcome.quantile(0.99):.1f} ms", f"CPU µs each: {cpu}", note]
-    return Figure(what, round(outcome.rate * scale), "/s", "; ".join(filter(None, words)), meter.steal())
+    note = f"p50 {outcome.quantile(0.5):.1f} p99 {outcome.quantile(0.99):.1f} ms; CPU µs each: {cpu}"
+    words, ratio, budget = (base[0], round(rate / base[1], 2), base[2]) if base else ("", None, None)
+    return Figure(what, round(rate), "/s", note, meter.steal(), words, ratio, budget)
 
 
 def _fill(running: Running, net: str, count: int) -> None:

@@ -51,17 +51,57 @@ def cloud(hosts: int = 2) -> Iterator[Running]:
                 process.stdout.close()
 
 
+class Bare(Struct):
+    """A broker and an API without any host. `bus`: the broker's URL."""
+
+    bus: str
+    pids: dict[str, int]
+    client: httpx.Client
+    api_port: int
+
+
+@contextlib.contextmanager
+def bare(**settings: str) -> Iterator[Bare]:
+    """A broker and an API with these settings, on a fresh database; gone at the end."""
+    bus, port = free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="alcor-bench-") as data, contextlib.ExitStack() as stack:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("ALCOR_")}
+        env |= {"ALCOR_NATS": f"nats://127.0.0.1:{bus}", "ALCOR_API_PORT": str(port), "ALCOR_DATA": data}
+        env |= {f"ALCOR_{name.upper()}": value for name, value in settings.items()}
+        server = str(Path(sys.executable).with_name("nats-server"))
+        pids = {"nats": _started(stack, [server, "-a", "127.0.0.1", "-p", str(bus)], env, bus)}
+        pids["api"] = _started(stack, [sys.executable, "-m", "cli.main", "api"], env, port)
+        url, headers = f"http://127.0.0.1:{port}", {"X-Roles": "admin"}
+        with httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False) as client:
+            while client.get("/readyz").status_code != 200:
+                time.sleep(0.05)
+            yield Bare(f"nats://127.0.0.1:{bus}", pids, client, port)
+
+
+def _started(stack: contextlib.ExitStack, command: list[str], env: dict[str, str], port: int) -> int:
+    """A process that listens, ended with the stack; its pid."""
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
+    _wait_for(port, process, command[-1])
+    return process.pid
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]", what: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not _listens(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"bench: {what} did not start")
+        time.sleep(0.05)
+
+
 @contextlib.contextmanager
 def empty_server() -> Iterator[tuple[int, int]]:
     """(port, pid) of the yardstick."""
     port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "bench.empty", str(port)])
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _listens(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("bench: the yardstick did not start")
-            time.sleep(0.05)
+        _wait_for(port, process, "the yardstick")
         yield port, process.pid
     finally:
         process.terminate()

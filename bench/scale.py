@@ -1,20 +1,22 @@
 """Whether a create costs the same in a small cloud and in a large one: CPU of management, control and store per port.
 
-In process, without HTTP, without agents, and with the echo put off: it is the cost of earlier creates, and would be
-counted to whichever figure happens to be measured when it comes.
+In process, without HTTP and without agents. The cases are measured by turns, so that whatever else the machine does
+meets all alike. The echo is a part of a create's cost that comes later: here the clock jumps, so that it comes at once
+and is counted by itself, to the case whose ports it looks at.
 """
 
 import asyncio
 import gc
-import os
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from bench.machine import Meter
-from bench.report import Figure
-from observability.stages import Change
+from bench.report import Figure, at_most
+from bench.swarm import each
+from observability.stages import Change, now_us
 from planes.bus.memory.bus import MemoryBroker, MemoryBus
 from planes.control.plane import ControlConfig
 from planes.management.caller import Caller
@@ -25,79 +27,133 @@ from planes.store.sqlite.store import SqliteStore
 
 CLIENTS = 64
 BULK = 100
-#: ports of one measurement: several buckets full, so that filling one up is a part of every figure
-PORTS = 4096
-#: seconds; longer than any measurement
-ECHO_AFTER = 3600.0
+#: ports of one case: four buckets, so that filling one up is a part of every figure alike
+ROUNDS, PORTS = 8, 512
+NETWORKS = 10_000
+#: seconds; the clock jumps over it, and the plane's own timer never comes
+ECHO_AFTER, NEVER = 60.0, 86_400.0
+SAME = at_most(1.15, ratio=True)
+
+
+class Case(Struct):
+    """One size of a cloud. `like`: the case that it is compared with. µs of CPU add up."""
+
+    what: str
+    network: str
+    host: str = ""
+    like: "Case | None" = None
+    create: float = 0.0
+    echo: float = 0.0
+
+
+class Clock:
+    """The machine's, with jumps."""
+
+    def __init__(self) -> None:
+        self.jumped = 0
+
+    def now(self) -> int:
+        return now_us() + self.jumped
+
+    def jump(self, seconds: float) -> None:
+        self.jumped += int(seconds * 1e6)
 
 
 def scale() -> list[Figure]:
-    """CPU of a create by the size of its network, of its host, and of the cloud."""
+    """CPU of a create, and of its echo, by the size of its network, of its host, and of the cloud."""
     with tempfile.TemporaryDirectory(prefix="alcor-bench-") as directory:
         return asyncio.run(_run(Path(directory)))
 
 
 async def _run(directory: Path) -> list[Figure]:
-    store, bus = SqliteStore(directory / "store.db"), MemoryBus(MemoryBroker(), "bench")
+    clock = Clock()
+    store, bus = SqliteStore(directory / "store.db", clock.now), MemoryBus(MemoryBroker(), "bench")
     await store.open()
     await bus.connect()
-    cloud = build(store, bus, ControlConfig(echo_after=ECHO_AFTER), ManagementConfig())
+    config = ControlConfig(echo_after=ECHO_AFTER, echo_every=NEVER)
+    cloud = build(store, bus, config, ManagementConfig(), now=clock.now)
     await cloud.start()
     try:
-        await _measure("", cloud, await _network(cloud, 0), "")
-        return await _figures(cloud)
+        bench, machine = _Bench(cloud, clock), Meter({})
+        cases = [*await bench.networks(), *await bench.hosts()]
+        few = Case("among 10 networks", await bench.network())
+        await bench.turns([Case("", few.network)], 1)  # warm
+        await bench.turns([*cases, few])
+        await each(range(NETWORKS), lambda _: bench.network(), CLIENTS)
+        await bench.echo()
+        # The same network again, now one of many; the machine may have changed meanwhile: a case of before tells how.
+        many, again = Case("among 10,000 networks", few.network, like=few), Case("", cases[0].network)
+        await bench.turns([many, again])
+        many.create *= cases[0].create / again.create
+        many.echo *= cases[0].echo / again.echo
+        return _figures([*cases, few, many], machine.steal())
     finally:
         await cloud.stop()
         await bus.close()
         await store.close()
 
 
-async def _figures(cloud: Cloud) -> list[Figure]:
+class _Bench:
+    """Fills a cloud and measures in it."""
+
+    def __init__(self, cloud: Cloud, clock: Clock) -> None:
+        self._cloud, self._clock = cloud, clock
+
+    async def networks(self) -> list[Case]:
+        small = Case("in a network of 10 ports", await self.filled(10))
+        return [small, Case("in a network of 100,000 ports", await self.filled(100_000), like=small)]
+
+    async def hosts(self) -> list[Case]:
+        small = Case("on a host of 10 ports", await self.filled(10, "few"), "few")
+        return [small, Case("on a host of 1,000 ports", await self.filled(1000, "many"), "many", small)]
+
+    async def network(self) -> str:
+        """A network with a subnet of a million addresses."""
+        (network,) = await self._cloud.networks.create(_caller(), [NetworkCreate(name="n")])
+        await self._cloud.subnets.create(_caller(), [SubnetCreate(network_id=network.id, cidr="10.0.0.0/12")])
+        return network.id
+
+    async def filled(self, ports: int, host: str = "") -> str:
+        """A network with so many ports, all on one host or none."""
+        network = await self.network()
+        bulk = min(BULK, ports)
+        await each(range(ports // bulk), lambda _: self._create(network, host, bulk), 4)
+        await self.echo()
+        return network
+
+    async def turns(self, cases: list[Case], rounds: int = ROUNDS) -> None:
+        """`PORTS` more ports in each case, one per request, then their echo; so many times."""
+        for _ in range(rounds):
+            for case in cases:
+                gc.collect()
+                begun = time.process_time()
+                await each([(case.network, case.host)] * PORTS, lambda at: self._create(at[0], at[1], 1), CLIENTS)
+                created = time.process_time()
+                await self.echo()
+                case.create += (created - begun) * 1e6 / PORTS / rounds
+                case.echo += (time.process_time() - created) * 1e6 / PORTS / rounds
+
+    async def echo(self) -> None:
+        """The second look at all that was done."""
+        self._clock.jump(ECHO_AFTER + 1)
+        await self._cloud.plane.echo.turn()
+
+    async def _create(self, network: str, host: str, count: int) -> None:
+        wanted = [PortCreate(network_id=network, name="p", host_id=host)] * count
+        await self._cloud.ports.create(_caller(), wanted)
+
+
+def _figures(cases: list[Case], steal: float) -> list[Figure]:
     figures = []
-    small, large = await _network(cloud, 1), await _network(cloud, 2)
-    figures.append(await _measure("network of 10 ports", cloud, await _filled(cloud, small, 10), ""))
-    figures.append(await _measure("network of 20,000 ports", cloud, await _filled(cloud, large, 20_000), ""))
-    network = await _network(cloud, 3)
-    figures.append(await _measure("host of 10 ports", cloud, await _filled(cloud, network, 10, "few"), "few"))
-    network = await _network(cloud, 4)
-    figures.append(await _measure("host of 1,000 ports", cloud, await _filled(cloud, network, 1000, "many"), "many"))
-    figures.append(await _measure("10 networks", cloud, await _network(cloud, 5), ""))
-    for number in range(2000):
-        await _network(cloud, 6 + number)
-    figures.append(await _measure("2,000 networks", cloud, await _network(cloud, 6), ""))
+    for case in cases:
+        for what, cost, base in (
+            ("create", case.create, case.like.create if case.like else 0.0),
+            ("echo", case.echo, case.like.echo if case.like else 0.0),
+        ):
+            ratio, baseline = (round(cost / base, 2), case.like.what) if case.like else (None, "")
+            limit = SAME if baseline else None
+            figures.append(Figure(f"{what} {case.what}", round(cost), "µs CPU", "", steal, baseline, ratio, limit))
     return figures
-
-
-async def _measure(what: str, cloud: Cloud, network: str, host: str) -> Figure:
-    """CPU of `PORTS` more ports, one per request from `CLIENTS` at once."""
-    numbers = iter(range(PORTS))
-
-    async def client() -> None:
-        for _ in numbers:
-            await _create(cloud, network, host, 1)
-
-    gc.collect()
-    meter, cpu, wall = Meter({"bench": os.getpid()}), time.process_time(), time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return Figure(f"create, {what}", round(cpu / PORTS * 1e6), "µs CPU", f"{PORTS / wall:,.0f} /s", meter.steal())
-
-
-async def _network(cloud: Cloud, number: int) -> str:
-    """A network with a subnet of a million addresses."""
-    (network,) = await cloud.networks.create(_caller(), [NetworkCreate(name=f"n{number}")])
-    await cloud.subnets.create(_caller(), [SubnetCreate(network_id=network.id, cidr="10.0.0.0/12")])
-    return network.id
-
-
-async def _filled(cloud: Cloud, network: str, ports: int, host: str = "") -> str:
-    for start in range(0, ports, BULK):
-        await _create(cloud, network, host, min(BULK, ports - start))
-    return network
-
-
-async def _create(cloud: Cloud, network: str, host: str, count: int) -> Sequence[object]:
-    return await cloud.ports.create(_caller(), [PortCreate(network_id=network, name="p", host_id=host)] * count)
 
 
 def _caller() -> Caller:
