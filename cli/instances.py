@@ -7,6 +7,7 @@ made and removed here. It belongs to the cloud and goes with it.
 import contextlib
 import ipaddress
 import os
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -20,16 +21,19 @@ from planes.model.settings import Loaded
 
 OWNER = "compute:alcor"
 WAIT = 10
+#: seconds in which all instances of a former life of the cloud are to be back
+REVIVAL = 20.0
 
 
 class Instances:
     """The instances of the cloud that runs in the data directory."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, api: str = "") -> None:
         self.layout = Layout(loaded.settings.data)
         running = self.layout.running()
         self.hosts = running.hosts
-        self.api = running.api if loaded.sources.get("api", "default") == "default" else loaded.settings.api
+        named = loaded.sources.get("api", "default") != "default"
+        self.api = api or (loaded.settings.api if named else running.api)
 
     def create(
         self, name: str, network: str, host: str, groups: Sequence[str], project: str, address: str = ""
@@ -60,7 +64,6 @@ class Instances:
             except BaseException:
                 with contextlib.suppress(Failure):
                     client.delete(f"/v2.0/ports/{port['id']}")
-                hosts.delete_namespace(namespace)
                 raise
         return {"name": name, "namespace": namespace, "host": host, "request_id": request_id, **made}
 
@@ -82,6 +85,26 @@ class Instances:
             }
             for port in sorted(ports, key=lambda port: str(port["device_id"]))
         ]
+
+    def revive(self, within: float = REVIVAL) -> dict[str, str]:
+        """Plug the instances of a cloud that was ended and is back, empty; those that could not be, each with why."""
+        failed: dict[str, str] = {}
+        deadline = time.monotonic() + within
+        with Client(self.api) as client:
+            for port in client.get("/v2.0/ports", device_owner=OWNER)["ports"]:
+                name = port["device_id"]
+                try:
+                    namespace = self.layout.instance(name)
+                    if port["binding:host_id"] not in self.hosts:
+                        raise Failure(f"there is no host '{port['binding:host_id']}' now.")
+                    while port["status"] == "BUILD" and time.monotonic() < deadline:
+                        time.sleep(0.05)
+                        port = client.get(f"/v2.0/ports/{port['id']}")["port"]
+                    if not _exists(namespace):
+                        self._plug(client, port, namespace, port["binding:host_id"])
+                except (Failure, hosts.HostError, OSError) as error:
+                    failed[name] = str(error)
+        return failed
 
     def delete(self, name: str) -> None:
         """The port first, so that its host lets go of the link; then the namespace with what runs in it."""
@@ -108,7 +131,11 @@ class Instances:
         link = hosts.port_link_names(ids.parse(port["id"]))[1]
         prefix = ipaddress.ip_network(subnet["cidr"]).prefixlen
         hosts.create_namespace(namespace)
-        hosts.plug(link, namespace, self.layout.host(host), fixed["ip_address"], prefix, subnet["gateway_ip"])
+        try:
+            hosts.plug(link, namespace, self.layout.host(host), fixed["ip_address"], prefix, subnet["gateway_ip"])
+        except BaseException:
+            hosts.delete_namespace(namespace)
+            raise
         return {"port_id": port["id"], "ip": fixed["ip_address"], "mac": port["mac_address"], "status": port["status"]}
 
 

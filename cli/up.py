@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from cli.errors import Failure
+from cli.instances import Instances
 from cli.layout import Description, Layout, require_privileges
 from cli.parts import checked_auth, store_url
 from cli.supervisor import Part, Supervisor
@@ -60,6 +61,8 @@ def up(loaded: Loaded, hosts: int, json_: bool) -> None:
 
     async def stay() -> None:
         async with running(loaded.settings, hosts, tell) as cloud:
+            for name, reason in (await asyncio.to_thread(Instances(loaded, cloud.api).revive)).items():
+                tell(f"instance {name} of the former life is not back: {reason}")
             if json_:
                 click.echo(msgspec.json.encode(cloud.summary()).decode())
             else:

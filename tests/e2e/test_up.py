@@ -174,22 +174,22 @@ def test_two_clouds_do_not_meet(cloud: Up, tmp_path: Path) -> None:
 
 def test_an_end_leaves_nothing_and_the_next_start_knows_everything(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with Up(data, hosts=1) as first:
+    with Up(data, hosts=2) as first:
         first.network("kept", "10.1.0.0/24")
         made = first.done("vm", "create", "x", "--network", "kept", "--host", "h1")
+        first.done("vm", "create", "y", "--network", "kept", "--host", "h2")
         pids = first.ready["pids"].values()
         assert first.end(signal.SIGINT) == 0
     assert not [pid for pid in pids if alive(pid)]
     assert remains(data) == []
-    with Up(data, hosts=1) as second:
-        row = eventually(lambda: _active(second, "x"), 15, "the port is programmed again")
-        assert row["port_id"] == made["port_id"]
-        assert row["running"] is False
-
-
-def _active(cloud: Up, name: str) -> dict[str, object] | None:
-    rows: list[dict[str, object]] = cloud.done("vm", "list")
-    return next((row for row in rows if row["name"] == name and row["status"] == "ACTIVE"), None)
+    with Up(data, hosts=2) as second:
+        rows = {row["name"]: row for row in second.done("vm", "list")}
+        assert rows["x"]["port_id"] == made["port_id"]
+        assert {(row["status"], row["running"]) for row in rows.values()} == {("ACTIVE", True)}
+        eventually(lambda: second.ping("x", str(rows["y"]["ip"])).returncode == 0, 5, "the instances are plugged again")
+    with Up(data, hosts=1) as third:  # the host of one of them is not there now
+        assert "instance y of the former life is not back" in third.said()
+        assert {row["name"]: row["running"] for row in third.done("vm", "list")} == {"x": True, "y": False}
 
 
 def test_a_killed_supervisor_takes_its_parts_along_and_the_next_start_cleans_up(tmp_path: Path) -> None:
