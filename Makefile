@@ -1,6 +1,8 @@
 # Every target sets up what it needs first. ARGS= goes to the command: `make demo ARGS=--once`, `make bench ARGS=api`.
 ARGS ?=
 BIN := .venv/bin
+# Sets have the same order in every run, so that a schedule that failed fails again.
+export PYTHONHASHSEED ?= 0
 .DEFAULT_GOAL := help
 .PHONY: help install lock demo test check bench conformance clean
 
