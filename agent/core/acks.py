@@ -57,6 +57,8 @@ class Acks:
         self._tries = 0
         #: not confirmed; they wait for the timer, others do not
         self._held: set[Key] = set()
+        #: the last that was said got no reply
+        self._unheard = False
 
     def owe(self, item: Port | Gone, author: str, sent: int, received: int, keys: tuple[SpecKey, ...] = ()) -> None:
         """A new revision came."""
@@ -85,6 +87,13 @@ class Acks:
     def resume(self) -> None:
         """Send again what was not confirmed."""
         self._held.clear()
+
+    def control_is_there(self) -> None:
+        """A beacon came: what found nobody goes again. What was put off keeps its time."""
+        if self._unheard:
+            self._unheard = False
+            self._tries = 0
+            self.resume()
 
     def stamp(self, keys: list[SpecKey], started: int, done: int) -> None:
         """The driver worked on these."""
@@ -169,6 +178,7 @@ class Acks:
     def _tries_again(self, data: bytes | None) -> float | None:
         """Seconds after which the acks go out again; None: they are stored."""
         retry = self._context.backoff(self._tries, RETRY_FIRST, RETRY_MOST)
+        self._unheard = data is None
         if data is None:
             return retry
         try:

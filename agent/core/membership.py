@@ -41,6 +41,8 @@ class Membership:
         self._asked = 0
         self._attempt = self._new_attempt()
         self._since = 0.0
+        #: the last request to be registered got no reply
+        self._unheard = False
 
     def _new_attempt(self) -> bytes:
         """What tells a new life from a repeated request for the same one."""
@@ -63,6 +65,7 @@ class Membership:
             attempt=self._attempt,
         )
         self._asked += 1
+        self._unheard = False
         context.timers.cancel(("register",))
         context.request(("register", self._asked), context.subjects.pull(options.host, "register"), asked)
 
@@ -92,6 +95,7 @@ class Membership:
             context.counters["malformed"] += 1
             context.trouble("register", f"the answer to the registration cannot be read: {error}")
             reply = None
+        self._unheard = reply is None
         if reply is None:
             self._tries += 1
             self._later(context.backoff(self._tries, RETRY_FIRST, RETRY_MOST))
@@ -104,6 +108,12 @@ class Membership:
             self._later(context.jittered(float(reply.again or 1)))
         else:
             self._begin(reply)
+
+    def control_is_there(self) -> None:
+        """A beacon came: if nobody answered the last request, ask again now."""
+        if self._unheard and not self.superseded:
+            self._tries = 0
+            self.register()
 
     def _later(self, wait: float) -> None:
         self._context.timers.set(("register",), self._context.now + wait)

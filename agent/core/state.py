@@ -231,6 +231,8 @@ class AgentState:
         try:
             if event.scope == BEACONS:
                 self.syncs.beacon(event.data)
+                self.membership.control_is_there()
+                self.acks.control_is_there()
                 return
             if interest is None:
                 counters["ignored"] += 1

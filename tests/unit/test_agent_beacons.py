@@ -1,0 +1,42 @@
+"""Control was away and is back: its first beacon is the sign to say again what nobody answered."""
+
+import asyncio
+
+from tests.support.clock import run, until
+from tests.support.world import World
+
+
+def test_acks_that_found_nobody_go_again_at_the_next_beacon() -> None:
+    async def main() -> None:
+        world = World()
+        await world.start("h1")
+        world.network()
+        await world.settle()
+        away = True
+        world.control.refuse = lambda subject: away and ".ack." in subject
+        port = world.port(2, "h1")
+        await asyncio.sleep(100)  # by now it is tried twice a minute at most
+        assert world.control.status(port.id) is None
+        away = False
+        world.control.beacon()
+        await until(lambda: world.control.status(port.id) is not None, 6)  # one may have been on its way for 5 s
+        await world.stop()
+
+    run(main())
+
+
+def test_who_could_not_register_asks_again_at_the_next_beacon() -> None:
+    async def main() -> None:
+        world = World()
+        await world.control.start()
+        away = True
+        world.control.refuse = lambda subject: away
+        agent = await world.start_agent("h1")
+        await asyncio.sleep(102)
+        assert not agent.state.context.epoch
+        away = False
+        world.control.beacon()
+        await until(lambda: agent.state.context.epoch == 1, 5.5)
+        await world.stop()
+
+    run(main())
