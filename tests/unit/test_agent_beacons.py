@@ -16,10 +16,12 @@ def test_acks_that_found_nobody_go_again_at_the_next_beacon() -> None:
         world.control.refuse = lambda subject: away and ".ack." in subject
         port = world.port(2, "h1")
         await asyncio.sleep(100)  # by now it is tried twice a minute at most
+        acks = world.agents["h1"].state.acks
+        await until(lambda: not acks._under_way, 20)
         assert world.control.status(port.id) is None
         away = False
         world.control.beacon()
-        await until(lambda: world.control.status(port.id) is not None, 6)  # one may have been on its way for 5 s
+        await until(lambda: world.control.status(port.id) is not None, 1)
         await world.stop()
 
     run(main())
@@ -32,11 +34,11 @@ def test_who_could_not_register_asks_again_at_the_next_beacon() -> None:
         away = True
         world.control.refuse = lambda subject: away
         agent = await world.start_agent("h1")
-        await asyncio.sleep(102)
-        assert not agent.state.context.epoch
+        await asyncio.sleep(60)
+        await until(lambda: agent.state.membership._unheard, 20)  # nothing is on its way
         away = False
         world.control.beacon()
-        await until(lambda: agent.state.context.epoch == 1, 5.5)
+        await until(lambda: agent.state.context.epoch == 1, 1)
         await world.stop()
 
     run(main())
