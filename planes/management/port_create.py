@@ -192,21 +192,21 @@ class PortCreation:
             await self._c.ground.change_network(network.id, network.number, fence.open_bucket(where))
 
     async def announce(self, plans: Sequence[Plan]) -> None:
-        """One feed row, all index rows, quota."""
-        rows = [row for plan in plans for row in index_rows(self._draft_port(plan))]
+        """One feed row per network, beside the index rows that it names; quota."""
         for plan in plans:
             self.announce_peer(plan.network, plan.fields.host)
         for network in {plan.network.id for plan in plans}:
-            mine = [plan.id for plan in plans if plan.network.id == network]
-            ids = set(mine)
+            here = [plan for plan in plans if plan.network.id == network]
+            mine = [plan.id for plan in here]
+            rows = [row for plan in here for row in index_rows(self._draft_port(plan))]
             entry = Entry(
                 Kind.PORT,
                 tuple(mine),
                 True,
                 network,
                 plans[0].fields.project,
-                tuple((t.name, p, k) for t, p, k in rows if k[0] in ids),
-                tuple({where for plan in plans for where, _ in plan.elsewhere}),
+                tuple((t.name, p, k) for t, p, k in rows),
+                tuple({where for plan in here for where, _ in plan.elsewhere}),
             )
             await self._c.announce(mine[0], entry, puts(rows, self._c.now()))
         limit = self._c.limit(Kind.PORT)
