@@ -88,6 +88,25 @@ async def test_a_host_that_was_paused_is_fenced_and_registers_anew(tmp_path: Pat
         assert await settled(parts) == []
 
 
+async def test_control_that_was_asleep_itself_fences_nobody(tmp_path: Path) -> None:
+    """What hosts said meanwhile has yet to be read when the echo of a delete is long due."""
+    async with Parts(tmp_path / "data", hosts=1) as parts:
+        await parts.up()
+        network = await parts.network()
+        gone = [await parts.port(network, "h1") for _ in range(3)]
+        parts.pause("h1")
+        for port in gone:
+            assert (await parts.http.delete(f"/v2.0/ports/{port['id']}")).status_code == 204
+        parts.pause("api")
+        parts.resume("h1")
+        await asyncio.sleep(7)
+        parts.resume("api")
+        await parts.well("h1")
+        await asyncio.sleep(4)
+        host = await parts.host("h1")
+        assert (host["epoch"], host["state"], host["ports"]) == (1, "up", 0)
+
+
 async def test_a_host_that_comes_back_under_another_address_is_told_once_per_network(tmp_path: Path) -> None:
     env = {"ALCOR_ECHO_FROM": "60", "ALCOR_ECHO_TO": "120"}
     async with Parts(tmp_path / "data", hosts=2, env=env) as parts:
