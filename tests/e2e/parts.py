@@ -256,7 +256,11 @@ class Pings:
 
     def result(self) -> tuple[int, list[str]]:
         """How many were answered, and what was not and after when; what is on its way at the end is neither."""
-        found = re.findall(r"\[([\d.]+)\].* icmp_seq=(\d+) ttl", self._out.read_text())
-        answered = {int(number): float(at) for at, number in found}
-        lost = set(range(1, max(answered, default=0) + 1)) - answered.keys()
+        answered: dict[int, float] = {}
+        last = 0
+        for at, text in re.findall(r"\[([\d.]+)\].* icmp_seq=(\d+) ttl", self._out.read_text()):
+            step = (int(text) - last + 0x8000) % 0x10000 - 0x8000  # the number has 16 bits, and answers may overtake
+            answered[last + step] = float(at)
+            last = max(last, last + step)
+        lost = set(range(1, last + 1)) - answered.keys()
         return len(answered), [f"{number} after {answered.get(number - 1, 0.0)}" for number in sorted(lost)]
