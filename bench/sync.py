@@ -2,7 +2,7 @@
 
 The API and the broker are processes of their own. The agent is the real one, in this process, on the memory driver,
 whose kernel costs nothing: the figure is of pages made by control, carried by NATS and taken by the agent. On the way
-it is measured what a port costs in memory, in the API and in the agent.
+it is measured what a port costs in memory in the API.
 """
 
 import asyncio
@@ -30,8 +30,6 @@ from planes.data.memory.fabric import Fabric
 ADDRESSES = 100_000
 #: ports after which the API's caches are full
 WARM = 20_000
-#: ports of the agent's own host, for their size in memory
-LOCAL = 10_000
 BULK = 100
 RESTARTS = 5
 PATIENCE = 60.0
@@ -50,7 +48,7 @@ class Took(Struct, order=True):
 
 
 def sync() -> list[Figure]:
-    """An agent returns to a network of 100 000 ports: seconds to be in sync; what a port takes in memory."""
+    """An agent returns to a network of 100 000 ports: seconds to be in sync; memory of a port in the API."""
     with bare(echo_from="3600", echo_to="3601") as running:  # the echo is not what is measured
         net = network(running.client, "10.0.0.0/12")
         return uvloop.run(_run(running, net))
@@ -74,13 +72,8 @@ async def _run(running: Bare, net: str) -> list[Figure]:
     median, last = lives[RESTARTS // 2], lives[-1]
     note = f"median of {RESTARTS}, slowest {last.seconds:.2f} s"
     figures.append(_figure("sync of 100,000 objects after a restart", median, note, at_most(1)))
-    local = network(running.client, "10.16.0.0/12")
-    await _fill(running, local, "many", LOCAL)
-    many = await _life(running, Fabric(), "many", LOCAL)
-    each_ = _each(many.grew, LOCAL)
-    note = f"{LOCAL:,} ports of its own in sync after {many.seconds:.2f} s; with the memory driver's kernel"
     swarm.close()
-    return [*figures, Figure("memory of a port in its agent", each_, "kB", note, many.steal, budget=at_most(8))]
+    return figures
 
 
 async def _life(running: Bare, fabric: Fabric, host: str, objects: int) -> Took:
