@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from agent.core import events
 from agent.core.events import BEACONS, Event, Scope
-from agent.core.instructions import Instruction, Listen, Open, Program, Request, Save, Saved, Say, Unlisten
+from agent.core.instructions import Audit, Instruction, Listen, Open, Program, Request, Save, Saved, Say, Unlisten
 from agent.core.state import AgentState
 from planes.bus import protocol as bus_protocol
 from planes.bus.protocol import Bus, BusError, Incoming, Subscription
-from planes.data.driver import Driver
+from planes.data.driver import Driver, SpecKey
 from planes.model.addresses import vtep_mac
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class Agent:
             Request: lambda it: self._spawn(self._request(it)),
             Open: lambda it: self._spawn(self._open(it)),
             Program: lambda it: self._spawn(self._program(it)),
+            Audit: lambda it: self._spawn(self._audit()),
             Save: self._save,
             Say: _say,
         }
@@ -189,6 +190,14 @@ class Agent:
             keys = [*(spec.key for spec in instruction.puts), *instruction.drops]
             errors = dict.fromkeys(keys, f"driver: {error!r}")
         self._feed(events.Programmed(errors, started, self._now_us()))
+
+    async def _audit(self) -> None:
+        lost: frozenset[SpecKey] = frozenset()
+        try:
+            lost = await self._driver.audit()
+        except Exception:  # the next look may succeed
+            log.exception("the driver cannot look for damage")
+        self._feed(events.Audited(lost))
 
     def _save(self, instruction: Save) -> None:
         if self._keeper is None:

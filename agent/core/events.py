@@ -84,10 +84,18 @@ class Programmed(Struct, frozen=True):
     done: int  # µs
 
 
+class Audited(Struct, frozen=True):
+    """The driver has looked for damage: what may be no longer as applied; a network's key stands for all of it."""
+
+    lost: frozenset[SpecKey]
+
+
 class Woke(Struct, frozen=True):
     """A timer may be due. `counters`: the driver's own, for health."""
 
     counters: dict[str, int]
 
 
-Event = Started | Connected | Disconnected | Slow | Listening | Arrived | Answered | Opened | Programmed | Woke
+Event = (
+    Started | Connected | Disconnected | Slow | Listening | Arrived | Answered | Opened | Programmed | Audited | Woke
+)

@@ -39,6 +39,10 @@ class Program(Struct, frozen=True):
     drops: tuple[SpecKey, ...]
 
 
+class Audit(Struct, frozen=True):
+    """Have the driver look for damage; `Audited` follows. Never while a `Program` is under way."""
+
+
 class Saved(Struct, array_like=True, frozen=True):
     """What a new life must know of the former one (rule N16). Goal state is not kept: the kernel has what was applied,
     and anything older could bring back an address that this host has let go of, or a rule that was removed."""
@@ -59,4 +63,4 @@ class Say(Struct, frozen=True):
     text: str
 
 
-Instruction = Listen | Unlisten | Request | Open | Program | Save | Say
+Instruction = Listen | Unlisten | Request | Open | Program | Audit | Save | Say

@@ -128,6 +128,24 @@ class Plan:
     def _set_retry(self) -> None:
         self.retry_at = min((failure.due for failure in self.failed.values()), default=None)
 
+    def damaged(self, lost: Iterable[SpecKey]) -> list[SpecKey]:
+        """These may be no longer as applied. Returns those that were, and are put again."""
+        named = set(lost)
+        whole = {key[1] for key in named if key[0] == "network"}
+        if whole:
+            named.update(key for key in self.applied if key[1] in whole)
+        found = [key for key in named if key in self.desired and self.holds(key)]
+        for key in found:
+            self.applied[key] = None
+            self._mark(key)
+        return found
+
+    def put_off(self, key: SpecKey, why: str, now: float, tries: int) -> None:
+        """Not at once, but after a while."""
+        self._to_put[key[0]].discard(key)
+        self.failed[key] = Failure(why, tries, now + self._backoff(tries, RETRY_FIRST, RETRY_MOST))
+        self._set_retry()
+
     def error(self, keys: Iterable[SpecKey]) -> str:
         """Why one of these cannot be brought about, as far as was tried."""
         return next((self.failed[key].text for key in keys if key in self.failed), "")

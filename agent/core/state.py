@@ -16,6 +16,7 @@ from agent.core.events import (
     HOST,
     Answered,
     Arrived,
+    Audited,
     Connected,
     Disconnected,
     Event,
@@ -32,6 +33,7 @@ from agent.core.instructions import Instruction, Listen, Open, Saved
 from agent.core.membership import Membership
 from agent.core.objects import Objects, Verdict, part_of
 from agent.core.plan import Plan
+from agent.core.repairs import Repairs
 from agent.core.scopes import Pulling, Scopes
 from agent.core.sync import Syncs
 from agent.core.translate import Goals
@@ -66,6 +68,7 @@ class AgentState:
         self.objects = Objects(options.objects_max, options.tombstone_life)
         self.goals = Goals(options.host)
         self.plan = Plan(self.context.backoff)
+        self.repairs = Repairs(self.context, self.plan)
         self.wants = Wants(self.goals, self.plan)
         self.scopes = Scopes(self.context, self._take_page, self._complete)
         self.membership = Membership(self.context, self._registered, saved)
@@ -90,6 +93,7 @@ class AgentState:
             Answered: self._on_answered,
             Opened: self._on_opened,
             Programmed: self._on_programmed,
+            Audited: self._on_audited,
             Woke: self._on_woke,
         }
         self._timers: dict[str, Callable[[Name], None]] = {
@@ -105,6 +109,7 @@ class AgentState:
             "retry": lambda name: self.plan.retry(self.context.now),
             "expire": lambda name: self.objects.expire(self.context.now),
             "open": lambda name: self._open(),
+            "audit": lambda name: self.repairs.due(),
             "leave": lambda name: self._leave(cast(Scope, name[1])),
         }
 
@@ -139,9 +144,9 @@ class AgentState:
             self._moved = False
             self.acks.settle()
         timers = self.context.timers
-        if self._driver_open and not self.membership.superseded:
-            program = self.plan.next(self.context.options.batch)
-            if program is not None:
+        if self._driver_open and not self.membership.superseded and not self.repairs.busy:
+            self.repairs.look()
+            if not self.repairs.busy and (program := self.plan.next(self.context.options.batch)) is not None:
                 self.context.out.append(program)
         if self.plan.retry_at is not None:
             timers.set_once(("retry",), max(self.plan.retry_at, self.context.now + 0.01))
@@ -201,6 +206,7 @@ class AgentState:
         if self.membership.number and not self._opening:
             self._opening = self.membership.number
             self._driver_open = False
+            self.repairs.closed()
             self.context.out.append(Open(self.membership.number))
 
     def _on_opened(self, event: Opened) -> None:
@@ -218,6 +224,7 @@ class AgentState:
         self.membership.opened_as = number
         self._driver_open = self._moved = self._swept = True
         self.plan.opened(event.held)
+        self.repairs.opened()
         self.plan.give_up(self.acks.opened(event.held))
         if self.membership.number != number:
             self._open()
@@ -363,6 +370,7 @@ class AgentState:
 
     def _on_programmed(self, event: Programmed) -> None:
         keys = self.plan.done(event.errors, self.context.now)
+        self.repairs.settle()
         self.acks.stamp(keys, event.started, event.done)
         self.context.counters["programmed"] += len(keys)
         for key in keys:
@@ -372,6 +380,10 @@ class AgentState:
         if keys and not self.plan.failed:
             self.context.fine("program", "everything could be programmed")
         self._moved = True
+
+    def _on_audited(self, event: Audited) -> None:
+        if self.repairs.busy:  # not of a driver that was opened anew since
+            self.repairs.audited(event.lost)
 
     def _on_woke(self, event: Woke) -> None:
         self._driver_counters = event.counters
@@ -430,6 +442,7 @@ class AgentState:
         yield from self.membership.reasons()
         if self._open_error:
             yield f"the data plane cannot be used: {self._open_error}"
+        yield from self.repairs.reasons()
         yield from self.syncs.reasons()
         for scope, interest in self.scopes.interests.items():
             if interest.denied:

@@ -139,6 +139,12 @@ class Driver(Protocol):
         One bad object does not keep others from being applied. Never raises for what a kernel answers.
         """
 
+    async def audit(self) -> frozenset[SpecKey]:
+        """What others may have damaged since the last call; a network's key stands for everything in it.
+
+        Cheap when there is nothing. Putting what is named mends it; what has a name nobody put is to be passed over.
+        """
+
     def counters(self) -> dict[str, int]:
         """What was counted since the start: drops by reason, repairs, errors."""
 

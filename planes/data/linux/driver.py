@@ -6,6 +6,7 @@ cloud's name and alias.
 """
 
 import asyncio
+import logging
 import os
 import resource
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -22,13 +23,15 @@ from planes.data.driver import (
     Spec,
     SpecKey,
 )
-from planes.data.linux import namespaces, netlink, nfnetlink, nft, vif
+from planes.data.linux import audit, namespaces, netlink, nfnetlink, nft, vif
 from planes.data.linux.netlink import Netlink
 from planes.data.linux.network import Host, Network, Reasons, Refused
 from planes.data.linux.nfnetlink import ARP, INET
 from planes.data.linux.nft import NftError
 from planes.data.linux.skeleton import TABLE, port_link_names
 from planes.model import ids
+
+log = logging.getLogger(__name__)
 
 #: rule N17: entries in the neighbour table, which all namespaces share
 _NEIGHBOURS = 1 << 20
@@ -115,6 +118,19 @@ class LinuxDriver:
             _add(total, network)
         return total | {"errors": self._errors}
 
+    async def audit(self) -> frozenset[SpecKey]:
+        lost: set[SpecKey] = set()
+        for network in list(self._networks.values()):
+            try:
+                lost |= audit.damaged(network)
+                if network.suspicious():
+                    lost |= await asyncio.to_thread(audit.filters, network)
+            except _EXPECTED as error:
+                self._errors += 1
+                lost.add(("network", network.network, b""))  # what was told so far is forgotten: all is in doubt
+                log.warning("vni %d cannot be looked after: %s", network.vni, error)
+        return frozenset(lost)
+
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:
         failed: dict[SpecKey, str] = {}
         obsolete = await _sorted(drops, lambda key: (key[1], key[0]))
@@ -133,6 +149,8 @@ class LinuxDriver:
 
     async def _put(self, network_id: bytes, specs: dict[type[Spec], list[Spec]]) -> dict[SpecKey, str]:
         """All specs of one network, by kind."""
+        if (known := self._networks.get(network_id)) is not None:
+            known.begin()
         failed: dict[SpecKey, str] = {}
         for spec in _of(specs, NetworkSpec):
             try:
@@ -153,6 +171,7 @@ class LinuxDriver:
         failed |= await _attempt(network, lambda: vif.put(network, ports), ports)
         failed |= await _attempt(network, lambda: network.put_peers(peers), peers)
         failed |= await _attempt(network, lambda: network.put_remotes(remotes), remotes)
+        network.end()
         return failed
 
     async def _put_network(self, spec: NetworkSpec) -> None:
@@ -207,6 +226,7 @@ async def _drop(network: Network, keys: dict[str, list[SpecKey]]) -> dict[SpecKe
     def what(kind: str) -> list[bytes]:
         return [key[2] for key in keys.get(kind, ())]
 
+    network.begin()
     failed: dict[SpecKey, str] = {}
     failed |= await _attempt(network, lambda: network.drop_remotes(what("remote")), keys.get("remote", ()))
     failed |= await _attempt(network, lambda: network.drop_peers(what("peer")), keys.get("peer", ()))
@@ -216,6 +236,7 @@ async def _drop(network: Network, keys: dict[str, list[SpecKey]]) -> dict[SpecKe
         failed |= await _attempt(network, lambda i=identity: network.drop_policy(i), [key])  # type: ignore[misc]
     for key in keys.get("members", ()):
         failed |= await _attempt(network, lambda k=key: network.drop_members(k[2]), [key])  # type: ignore[misc]
+    network.end()
     return failed
 
 

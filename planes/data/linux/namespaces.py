@@ -60,18 +60,23 @@ def create(name: str, prepare: Callable[[], None] = lambda: None) -> None:
         _check(_libc.unshare(_CLONE_NEWNET), "create a network namespace")
         try:
             prepare()
-            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
-            try:
-                _check(
-                    _libc.mount(_SELF.encode(), path.encode(), b"none", _MS_BIND, None), f"name the namespace {name}"
-                )
-            except OSError:
-                os.unlink(path)
-                raise
+            _name_current(path)
         finally:
             _check(_libc.setns(back, _CLONE_NEWNET), "return to the former network namespace")
     finally:
         os.close(back)
+
+
+def give_name(name: str, namespace: int) -> None:
+    """Give an open namespace a name that nobody has."""
+    path = f"{DIRECTORY}/{name}"
+    with entered(namespace):
+        _name_current(path)
+
+
+def exists(name: str) -> bool:
+    """Whether anything has this name."""
+    return os.path.lexists(f"{DIRECTORY}/{name}")
 
 
 def delete(name: str) -> None:
@@ -112,6 +117,16 @@ def read_sysctl(key: str) -> int | None:
             return int(file.read())
     except FileNotFoundError:
         return None
+
+
+def _name_current(path: str) -> None:
+    """Name the namespace that the calling thread is in."""
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    try:
+        _check(_libc.mount(_SELF.encode(), path.encode(), b"none", _MS_BIND, None), f"name the namespace as {path}")
+    except OSError:
+        os.unlink(path)
+        raise
 
 
 def _make_directory() -> None:

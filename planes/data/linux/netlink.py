@@ -6,6 +6,7 @@ answer, which is there when `send` returns: netlink requests are handled inside 
 """
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -42,6 +43,7 @@ _ERROR, _DONE = 2, 3
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
 _BUFFER = 4 << 20
+_SIOCGSKNS = 0x894C
 _SKIP_STATS = 8
 _SKIP_STATS_ATTR = 29
 
@@ -115,7 +117,7 @@ class Netlink:
                 answer = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return failures or [Failure(last - first, errno.EIO, "the kernel did not answer")]
-            for kind, number, start, end in _messages(answer):
+            for kind, number, start, end in messages(answer):
                 if kind != _ERROR:
                     continue
                 code = -int.from_bytes(answer[start : start + 4], "little", signed=True)
@@ -123,6 +125,16 @@ class Netlink:
                     failures.append(Failure(max(number - first, 0), code, _reason(answer, start, end)))
                 if number == last:
                     return failures
+
+    @property
+    def address(self) -> int:
+        """What notices about this socket's doings bear."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
+    def namespace(self) -> int:
+        """An open file of the namespace that the socket is in, even if it has lost its name. The caller closes it."""
+        return fcntl.ioctl(self._socket, _SIOCGSKNS)
 
     @property
     def next_sequence(self) -> int:
@@ -134,7 +146,7 @@ class Netlink:
         self._socket.send(_HEADER.pack(16 + len(body), kind, REQUEST | flags, self._sequence, 0) + body)
         while True:
             answer = self._socket.recv(1 << 18)
-            for kind_, number, start, end in _messages(answer):
+            for kind_, number, start, end in messages(answer):
                 if number != self._sequence:
                     continue
                 if kind_ == _DONE:
@@ -177,7 +189,8 @@ def attrs(data: bytes, start: int, end: int) -> dict[int, bytes]:
     return found
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+def messages(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """(type, sequence number, start and end of the body) of each message."""
     offset = 0
     while offset + 16 <= len(data):
         length, kind, _flags, number, _ = _HEADER.unpack_from(data, offset)

@@ -8,6 +8,7 @@ is rule N13's: policy, link, neighbour; removal in reverse.
 import asyncio
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from planes.data.linux.netlink import Link, Message, Netlink
 from planes.data.linux.nfnetlink import ARP, INET, Change, Element
 from planes.data.linux.nft import Nft, NftError
 from planes.data.linux.skeleton import TABLE, VXLAN, Footprint
+from planes.data.linux.watch import Watch
 from planes.model import ids
 
 _LOOPBACK = 1
@@ -77,18 +79,22 @@ class Network:
         self.chains: set[str] = set()
         self.next_index = _FIRST_PORT_INDEX
         self.repairs = 0  # things found missing and made again
+        self.base: Counter[str] = Counter()  # rules in the chains that every network has
+        self.generation = 0  # of the filters, when we last changed or compared them
+        self.doubt = False  # somebody else has changed them since
         self._vxlan: Link | None = None
-        self._gateways: frozenset[bytes] = frozenset()
-        self._prefixes: frozenset[tuple[bytes, int]] = frozenset()
-        self._policies: dict[int, str] = {}
-        self._members: dict[bytes, frozenset[int]] = {}
-        self._sets: set[str] = set()
+        self.gateways: frozenset[bytes] = frozenset()
+        self.prefixes: frozenset[tuple[bytes, int]] = frozenset()
+        self.policies: dict[int, str] = {}
+        self.members: dict[bytes, frozenset[int]] = {}
+        self.sets: set[str] = set()
 
     def _open(self) -> None:
         """Open the sockets; the calling thread is in the namespace."""
         self.route = Netlink()
         self.filters = Netlink(netlink.NETFILTER)
         self.nft = Nft()
+        self.watch = Watch(self.route.address)
 
     # ---- birth, take-over and death (in a thread) --------------------------------------------------------------------
 
@@ -100,6 +106,7 @@ class Network:
             for key, value in _SYSCTLS:
                 namespaces.sysctl(key, value)
             self.nft.run(skeleton.RULESET)
+            self._know_filters()
             alias = netlink.alias_attr(ids.text(self.network))
             self._do("bring up lo", [netlink.set_link(_LOOPBACK, up=True, attributes=alias)])
 
@@ -127,8 +134,9 @@ class Network:
         with namespaces.entered(name):
             taken._open()
         taken._restore_rules()
+        taken._know_filters()
         taken._remember(taken.read())
-        taken._gateways = readback.gateways(name)
+        taken.gateways = readback.gateways(name)
         return taken
 
     def _restore_rules(self) -> None:
@@ -138,6 +146,52 @@ class Network:
                 self.nft.run(skeleton.RENEWAL)
                 self.repairs += 1
                 return
+
+    def _know_filters(self) -> None:
+        rules = (nfnetlink.rules(self.filters, family, TABLE) for family in (INET, ARP))
+        self.base = skeleton.base_rules(*rules)
+        self.generation = nfnetlink.generation(self.filters)
+
+    def renew(self) -> None:
+        """Make the tables anew, closed; what ports and policies had in them has to be put again."""
+        self.nft.run(skeleton.RENEWAL)
+        self.repairs += 1
+        self.chains, self.sets, self.policies, self.members = set(), set(), {}, {}
+        self.footprints = {name: Footprint(frozenset(), was.addresses) for name, was in self.footprints.items()}
+        self._know_filters()
+
+    def begin(self) -> None:
+        """We are about to change things: did somebody else change the filters since we last did?"""
+        self.doubt = self.suspicious()
+
+    def end(self) -> None:
+        """We have changed things."""
+        self.generation = nfnetlink.generation(self.filters)
+
+    def suspicious(self) -> bool:
+        """Whether the filters may not be as we left them."""
+        return self.doubt or nfnetlink.generation(self.filters) != self.generation
+
+    def name_again(self) -> None:
+        """The namespace lost its name, not its life: our sockets are in it."""
+        namespace = self.route.namespace()
+        try:
+            namespaces.give_name(self.name, namespace)
+        finally:
+            os.close(namespace)
+        self.repairs += 1
+
+    def forget_device(self) -> None:
+        """The VXLAN device is gone, and what was on it."""
+        self._vxlan = None
+        self.prefixes = frozenset()
+
+    def raise_device(self) -> None:
+        """The VXLAN device was taken down: bring it up; its routes have to be put again."""
+        self.prefixes = frozenset()
+        self._do(
+            "bring up vxlan", [netlink.set_link(_VXLAN_INDEX, up=True)], {errno.ENODEV}
+        )  # it goes down to be deleted
 
     def read(self) -> readback.Snapshot:
         """What the kernel holds now; on sockets of its own, for it runs beside the loop."""
@@ -156,15 +210,15 @@ class Network:
         self.footprints = dict(seen.footprints)
         self.chains = set(seen.chains)
         self.next_index = max([_FIRST_PORT_INDEX, *(link.ifindex + 1 for link in seen.links.values())])
-        self._prefixes = seen.prefixes
-        self._members = dict(seen.members)
-        self._sets = set(seen.sets)
-        self._policies = dict.fromkeys(seen.policies, "")
+        self.prefixes = seen.prefixes
+        self.members = dict(seen.members)
+        self.sets = set(seen.sets)
+        self.policies = dict.fromkeys(seen.policies, "")
         orphans = [name for name in self.footprints if name not in self.links]
         self.forget_elements(orphans)  # of links that went away with their instance: they can match nothing
 
     def close(self) -> None:
-        for name in ("route", "filters", "nft"):
+        for name in ("route", "filters", "nft", "watch"):
             if (resource := self.__dict__.pop(name, None)) is not None:
                 resource.close()
 
@@ -202,19 +256,19 @@ class Network:
         prefixes = frozenset((subnet.first, subnet.prefix) for subnet in spec.subnets)
         gateways = frozenset(subnet.gateway for subnet in spec.subnets if subnet.gateway)
         added = [
-            Message(netlink.NEWADDR, netlink.CHANGE, netlink.address(ip, 32, 1)) for ip in gateways - self._gateways
+            Message(netlink.NEWADDR, netlink.CHANGE, netlink.address(ip, 32, 1)) for ip in gateways - self.gateways
         ]
         added += [
             Message(netlink.NEWROUTE, netlink.CHANGE, netlink.route(*prefix, device.ifindex))
-            for prefix in prefixes - self._prefixes
+            for prefix in prefixes - self.prefixes
         ]
         self._do("add subnets", added)
         removed = [
-            Message(netlink.DELROUTE, 0, netlink.route(*prefix, device.ifindex)) for prefix in self._prefixes - prefixes
+            Message(netlink.DELROUTE, 0, netlink.route(*prefix, device.ifindex)) for prefix in self.prefixes - prefixes
         ]
-        removed += [Message(netlink.DELADDR, 0, netlink.address(ip, 32, 1)) for ip in self._gateways - gateways]
+        removed += [Message(netlink.DELADDR, 0, netlink.address(ip, 32, 1)) for ip in self.gateways - gateways]
         self._do("remove subnets", removed, {errno.ESRCH, errno.EADDRNOTAVAIL})
-        self._prefixes, self._gateways = prefixes, gateways
+        self.prefixes, self.gateways = prefixes, gateways
 
     def _device(self, spec: NetworkSpec) -> Link:
         """The VXLAN device: as it is, corrected, or made."""
@@ -250,7 +304,7 @@ class Network:
             namespaces.sysctl("ipv4/conf/default/proxy_arp", 1)
         up = netlink.set_link(_VXLAN_INDEX, up=True, attributes=netlink.alias_attr(alias))
         self._do("bring up vxlan", [up, netlink.neighbour_timing(_VXLAN_INDEX, probes=0)])
-        self._prefixes = frozenset()
+        self.prefixes = frozenset()
         return Link(_VXLAN_INDEX, VXLAN, alias, host.vtep_mac, spec.mtu, True, host.vtep)
 
     # ---- groups and policies -----------------------------------------------------------------------------------------
@@ -258,27 +312,27 @@ class Network:
     def put_members(self, spec: MembersSpec) -> None:
         """Make a group's set hold exactly these identities, and the mark that it was put."""
         name = skeleton.group_set(spec.group)
-        if name not in self._sets:
+        if name not in self.sets:
             self.nft.run(f"add set inet {TABLE} {name} {skeleton.GROUP_TYPE}")
-            self._sets.add(name)
-        former = self._members.get(spec.group)
+            self.sets.add(name)
+        former = self.members.get(spec.group)
         old = set() if former is None else former | {skeleton.PRESENT}
         new = spec.identities | {skeleton.PRESENT}
         self.commit(Change(removed=_marks(name, old - new), added=_marks(name, new - old)))
-        self._members[spec.group] = spec.identities
+        self.members[spec.group] = spec.identities
 
     def drop_members(self, group: bytes) -> None:
         """Empty a group's set; it goes as soon as no rule names it."""
-        former = self._members.get(group)
+        former = self.members.get(group)
         if former is not None:
             self.commit(Change(removed=_marks(skeleton.group_set(group), former | {skeleton.PRESENT})))
-            del self._members[group]
+            del self.members[group]
         self._drop_unused_sets()
 
     def put_policies(self, specs: Sequence[PolicySpec]) -> Reasons:
         """Replace chains; all in one transaction, one by one if that is refused."""
         texts = {spec.identity: skeleton.policy_text(spec) for spec in specs}
-        changed = [spec for spec in specs if self._policies.get(spec.identity) != texts[spec.identity]]
+        changed = [spec for spec in specs if self.policies.get(spec.identity) != texts[spec.identity]]
         if not changed:
             return {}
         try:
@@ -291,23 +345,23 @@ class Network:
                 failed |= self.put_policies([spec])
             return failed
         for spec in changed:
-            self._policies[spec.identity] = texts[spec.identity]
+            self.policies[spec.identity] = texts[spec.identity]
             self.chains.update(skeleton.chain_pair(spec.identity))
-            self._sets.update(skeleton.groups(spec))
+            self.sets.update(skeleton.groups(spec))
         return {}
 
     def drop_policy(self, identity: int) -> None:
         """Take an identity's rules away. Ports that still have the identity then forward nothing."""
         chains = [name for name in skeleton.chain_pair(identity) if name in self.chains]
-        if identity in self._policies:
+        if identity in self.policies:
             self.nft.run("\n".join(f"flush chain inet {TABLE} {name}" for name in chains))
-            del self._policies[identity]
+            del self.policies[identity]
         self.drop_unused_chains()
         self._drop_unused_sets()
 
     def drop_unused_chains(self) -> None:
         """Remove chains that neither a policy nor a port needs."""
-        kept = {name for identity in self._policies for name in skeleton.chain_pair(identity)}
+        kept = {name for identity in self.policies for name in skeleton.chain_pair(identity)}
         kept |= {e.data for f in self.footprints.values() for e in f.elements if isinstance(e.data, str)}
         gone = self.chains - kept
         if gone:
@@ -315,10 +369,10 @@ class Network:
             self.chains -= gone
 
     def _drop_unused_sets(self) -> None:
-        for name in self._sets - {skeleton.group_set(group) for group in self._members}:
+        for name in self.sets - {skeleton.group_set(group) for group in self.members}:
             try:
                 self.nft.run(f"delete set inet {TABLE} {name}")
-                self._sets.discard(name)
+                self.sets.discard(name)
             except NftError:
                 pass  # a rule still names it
 
@@ -367,6 +421,11 @@ class Network:
     def whole(self) -> bool:
         """Whether the device that makes it a network is there."""
         return self._vxlan is not None
+
+    @property
+    def device_index(self) -> int:
+        """Of the VXLAN device; 0: there is none."""
+        return self._vxlan.ifindex if self._vxlan else 0
 
     def _device_index(self) -> int:
         if self._vxlan is None:

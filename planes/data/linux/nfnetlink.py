@@ -6,6 +6,7 @@ nothing. It knows layouts, not what the sets mean.
 
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ _SUBSYSTEM = 10 << 8
 _NEWCHAIN, _GETCHAIN, _DELCHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 4, _SUBSYSTEM | 5
 _GETRULE, _GETSET = _SUBSYSTEM | 7, _SUBSYSTEM | 10
 _NEWELEMENT, _GETELEMENT, _DELELEMENT = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSYSTEM | 14
-_GETOBJECT = _SUBSYSTEM | 19
+_GETGENERATION, _GETOBJECT = _SUBSYSTEM | 16, _SUBSYSTEM | 19
 _BEGIN, _END = 0x10, 0x11
 _JUMP, _ACCEPT = -3, 1
 #: one message carries at most this much, because a nested attribute's length has 16 bits
@@ -164,12 +165,23 @@ def chain_names(netlink: Netlink, family: int, table: str) -> set[str]:
     return found
 
 
-def chains_with_rules(netlink: Netlink, family: int, table: str) -> set[str]:
-    """The names of the chains of a table that hold at least one rule."""
-    found: set[str] = set()
+def rules(netlink: Netlink, family: int, table: str) -> Counter[str]:
+    """How many rules each chain of a table has that has any."""
+    found: Counter[str] = Counter()
     body = _request(family, _text(1, table))
-    netlink.dump(_GETRULE, body, lambda data, start, end: found.add(_string(attrs(data, start + 4, end)[2])))
+    netlink.dump(_GETRULE, body, lambda data, start, end: found.update((_string(attrs(data, start + 4, end)[2]),)))
     return found
+
+
+def generation(netlink: Netlink) -> int:
+    """A number that rises with every change of the namespace's filters, whoever makes it."""
+    found: list[int] = []
+
+    def each(data: bytes, start: int, end: int) -> None:
+        found.append(int.from_bytes(attrs(data, start + 4, end)[1], "big"))
+
+    netlink.dump(_GETGENERATION, _request(0, b""), each, flags=0)
+    return found[0]
 
 
 def counters(netlink: Netlink, family: int, table: str) -> dict[str, int]:

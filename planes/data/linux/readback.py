@@ -88,8 +88,8 @@ def read(network: bytes, route: Netlink, filters: Netlink) -> Snapshot:
             remotes.add(ip)
         elif index in by_index:
             addresses.setdefault(by_index[index], set()).add((ip, mac))
-    members, sets = _members(filters)
-    ruled = nfnetlink.chains_with_rules(filters, INET, TABLE)
+    groups, sets = members(filters)
+    ruled = nfnetlink.rules(filters, INET, TABLE)
     policies = {i for chain in ruled if (i := identity_of(chain)) is not None and chain_pair(i)[1] in ruled}
     return Snapshot(
         network=network,
@@ -99,7 +99,7 @@ def read(network: bytes, route: Netlink, filters: Netlink) -> Snapshot:
         prefixes=_prefixes(route, vxlan),
         policies=frozenset(policies),
         chains=frozenset(name for name in nfnetlink.chain_names(filters, INET, TABLE) if name[1:].isdigit()),
-        members=members,
+        members=groups,
         sets=sets,
         remotes=frozenset(remotes),
         peers=frozenset(mac for mac, _ in netlink.forwarding(route, vxlan.ifindex)) if vxlan else frozenset(),
@@ -113,19 +113,25 @@ def _prefixes(route: Netlink, vxlan: Link | None) -> frozenset[tuple[bytes, int]
 
 
 def _footprints(filters: Netlink, addresses: dict[str, set[tuple[bytes, bytes]]]) -> dict[str, Footprint]:
-    elements: dict[str, set[Element]] = {}
-    for family, name in BY_INTERFACE:
-        for element in nfnetlink.elements(filters, family, TABLE, name):
-            elements.setdefault(interface_of(element.key), set()).add(element)
+    found = elements(filters)
     return {
-        name: Footprint(frozenset(elements.get(name, ())), frozenset(addresses.get(name, ())))
-        for name in elements.keys() | addresses.keys()
+        name: Footprint(frozenset(found.get(name, ())), frozenset(addresses.get(name, ())))
+        for name in found.keys() | addresses.keys()
     }
 
 
-def _members(filters: Netlink) -> tuple[dict[bytes, frozenset[int]], frozenset[str]]:
+def elements(filters: Netlink) -> dict[str, set[Element]]:
+    """What the filters hold for each interface."""
+    found: dict[str, set[Element]] = {}
+    for family, name in BY_INTERFACE:
+        for element in nfnetlink.elements(filters, family, TABLE, name):
+            found.setdefault(interface_of(element.key), set()).add(element)
+    return found
+
+
+def members(filters: Netlink) -> tuple[dict[bytes, frozenset[int]], frozenset[str]]:
     """The groups that were put (they hold the mark of presence), and the names of all groups' sets."""
-    members, names = {}, set()
+    found, names = {}, set()
     present = mark(PRESENT)
     for name in nfnetlink.set_names(filters, INET, TABLE):
         group = group_of(name)
@@ -134,5 +140,5 @@ def _members(filters: Netlink) -> tuple[dict[bytes, frozenset[int]], frozenset[s
         names.add(name)
         keys = {element.key for element in nfnetlink.elements(filters, INET, TABLE, name)}
         if present in keys:
-            members[group] = frozenset(int.from_bytes(key, "little") for key in keys - {present})
-    return members, frozenset(names)
+            found[group] = frozenset(int.from_bytes(key, "little") for key in keys - {present})
+    return found, frozenset(names)

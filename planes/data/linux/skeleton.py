@@ -8,6 +8,7 @@ look at connection state in a base chain (rule N3): only chains reached through 
 import hashlib
 import ipaddress
 import struct
+from collections import Counter
 
 from msgspec import Struct
 
@@ -231,3 +232,10 @@ def _senseless(rule: RuleSpec) -> bool:
         return rule.port_min < 0 <= rule.port_max
     ports = rule.port_min >= 0 or rule.port_max >= 0
     return ports and (rule.protocol < 0 or 0 <= rule.port_max < rule.port_min)
+
+
+def base_rules(inet: Counter[str], arp: Counter[str]) -> Counter[str]:
+    """How many rules each chain has that every network has."""
+    found = Counter({name: count for name, count in inet.items() if not name[1:].isdigit()})
+    found.update({f"arp {name}": count for name, count in arp.items()})
+    return found

@@ -75,6 +75,12 @@ class MemoryDriver:
         finally:
             self._busy = False
 
+    async def audit(self) -> frozenset[SpecKey]:
+        assert not self._busy, "one caller at a time"
+        lost = frozenset(self.kernel.damaged)
+        self.kernel.damaged.clear()
+        return lost
+
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
 

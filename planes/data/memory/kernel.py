@@ -150,9 +150,18 @@ class Kernel:
     def __init__(self) -> None:
         self.mac = b""
         self.networks: dict[bytes, KernelNetwork] = {}
+        self.damaged: set[SpecKey] = set()
 
     def by_vni(self, vni: int) -> KernelNetwork | None:
         return next((network for network in self.networks.values() if network.spec.vni == vni), None)
+
+    def damage(self, key: SpecKey) -> None:
+        """Somebody removes this by hand."""
+        if key[0] == "network":
+            self.networks.pop(key[1], None)
+        else:
+            self.networks[key[1]].drop(key)
+        self.damaged.add(key)
 
     def keys(self) -> frozenset[SpecKey]:
         return frozenset(spec.key for network in self.networks.values() for spec in network.specs())

@@ -1,0 +1,91 @@
+"""What others do to a network's namespace, as the kernel tells it: wake-up calls, never a list of what exists.
+
+Made by `network`, drained by its `audit`. What our own socket did is not repeated. It changes nothing.
+"""
+
+import ctypes
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from planes.data.linux import netlink
+
+#: links, neighbours, IPv4 addresses, IPv4 routes
+_GROUPS = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 6
+_KINDS = (netlink.NEWLINK, netlink.DELLINK, netlink.DELADDR, netlink.DELROUTE, netlink.DELNEIGH)
+#: notices looked at in one audit: who meets more knows enough
+_MOST = 4_096
+_ATTACH_FILTER = 26
+_BUFFER = 1 << 20
+
+
+class Notice(NamedTuple):
+    """Something went away or changed. `what`: an address or a MAC, if it has one; `up`: of a link."""
+
+    kind: int
+    device: int
+    family: int = 0
+    what: bytes = b""
+    up: bool = True
+
+
+class Overflow(Exception):
+    """So much happened that the kernel did not keep it all."""
+
+
+class Watch:
+    """A listening socket in the namespace of the thread that makes it. `own`: the address of our own socket there."""
+
+    def __init__(self, own: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.ROUTE)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+            _admit(self._socket, own)
+            self._socket.bind((0, _GROUPS))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def notices(self) -> Iterator[Notice]:
+        """What came since the last call; raises Overflow when it is not all."""
+        for _ in range(_MOST):
+            try:
+                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    raise Overflow from None
+                raise
+            for kind, _number, start, end in netlink.messages(data):
+                yield _notice(kind, data, start, end)
+        raise Overflow
+
+
+def _notice(kind: int, data: bytes, start: int, end: int) -> Notice:
+    family = data[start]
+    if kind in (netlink.NEWLINK, netlink.DELLINK):
+        index, flags = struct.unpack_from("=iI", data, start + 4)
+        return Notice(kind, index, family, up=bool(flags & netlink.IFF_UP))
+    if kind == netlink.DELADDR:
+        found = netlink.attrs(data, start + 8, end)
+        return Notice(kind, int.from_bytes(data[start + 4 : start + 8], "little"), family, found.get(2, b""))
+    found = netlink.attrs(data, start + 12, end)
+    if kind == netlink.DELROUTE:
+        return Notice(kind, int.from_bytes(found.get(4, b""), "little"), family, found.get(1, b""))
+    (index,) = struct.unpack_from("=i", data, start + 4)
+    return Notice(kind, index, family, found.get(2 if family == netlink.AF_BRIDGE else 1, b""))
+
+
+def _admit(sock: socket.socket, own: int) -> None:
+    """Have the kernel keep only the kinds that matter, and nothing that our own socket has caused."""
+    code = [(0x20, 0, 0, 12), (0x15, len(_KINDS) + 1, 0, socket.htonl(own)), (0x28, 0, 0, 4)]
+    code += [(0x15, len(_KINDS) - place, 0, socket.htons(kind)) for place, kind in enumerate(_KINDS)]
+    code += [(0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF_FFFF)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in code))
+    sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("@HP", len(code), ctypes.addressof(program)))
