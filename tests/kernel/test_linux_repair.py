@@ -110,3 +110,12 @@ async def test_what_is_not_ours_is_left_alone(world: World) -> None:
     assert state(one) == before
     run(name, "ip route del 198.51.100.0/24 dev mine && ip addr del 192.0.2.9/24 dev mine && ip link del mine")
     assert await one.driver.audit() == frozenset()
+
+
+async def test_a_thousand_ports_of_our_own_making_and_unmaking_are_no_damage(world: World) -> None:
+    one, _ = await settled(world)
+    ports = [port(NET, f"many{n}", f"10.0.{1 + n // 250}.{n % 250}") for n in range(1000)]
+    await one.put(*ports)
+    assert await one.driver.audit() == frozenset()
+    await one.drop(*(spec.key for spec in ports))
+    assert await one.driver.audit() == frozenset()

@@ -26,8 +26,9 @@ def damaged(network: Network) -> set[SpecKey]:
         network.name_again()
         lost.add(whole)
     try:
-        ports = {link.ifindex: name for name, link in network.links.items()}
-        for notice in network.watch.notices():
+        notices = list(network.watch.notices())
+        ports = {link.ifindex: name for name, link in network.links.items()} if notices else {}
+        for notice in notices:
             if key := _meaning(network, ports, notice, whole):
                 lost.add(key)
     except Overflow:
