@@ -30,7 +30,7 @@ from tests.support.mesh import Mesh
 pytestmark = pytest.mark.slow
 
 LONG = os.environ.get("PROFILE") == "long"
-SCHEDULES = 3000 if LONG else 150
+SCHEDULES = 3000 if LONG else 250
 #: a schedule that fails is made smaller where there is time for it
 PHASES = (Phase.generate, Phase.shrink) if LONG else (Phase.generate,)
 #: a disk that forgets is quick, and this is not about disks
