@@ -134,7 +134,7 @@ class AgentState:
 
     def _settle(self) -> None:
         """From what is known now to what should be done."""
-        self._moved = self.wants.update() or self._moved
+        self._moved = self.wants.update(self.scopes.interests) or self._moved
         if self._moved:
             self._follow_needs()
         if self._swept:
@@ -224,6 +224,7 @@ class AgentState:
         self.membership.opened_as = number
         self._driver_open = self._moved = self._swept = True
         self.plan.opened(event.held)
+        self.wants.opened(event.held)
         self.repairs.opened()
         self.plan.give_up(self.acks.opened(event.held))
         if self.membership.number != number:
@@ -462,7 +463,11 @@ class AgentState:
             assert _belongs(item, scope_of(item.key))
         for network, view in self.goals.networks.items():
             for key in [("port", network, id_) for id_ in view.ports]:
-                assert key in self.wants.kept or self.plan.desired.get(key) == self.goals.spec(key), key
+                assert (
+                    network in self.wants.inherited
+                    or key in self.wants.kept
+                    or self.plan.desired.get(key) == self.goals.spec(key)
+                ), key
         if self.context.online and HOST in self.scopes.interests:
             for network in self.goals.needed_networks():
                 assert (What.NETWORK, network) in self.scopes.interests

@@ -5,7 +5,7 @@ has until the new one is complete, and so do the policies and members that it li
 acknowledged meanwhile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from agent.core.events import HOST, Scope
 from agent.core.plan import Plan
@@ -28,14 +28,32 @@ class Wants:
         self.kept: set[SpecKey] = set()
         #: what those may live on, though nothing wants it any more
         self._postponed: set[SpecKey] = set()
+        #: networks that a former life left in the kernel and that are not wholly known yet, and what waits for that
+        self.inherited: dict[bytes, set[SpecKey]] = {}
+        self._opened = False
 
-    def update(self) -> bool:
+    def opened(self, held: Iterable[SpecKey]) -> None:
+        """The kernel has this. What works there stays as it is until all of its network is known: half a snapshot
+        would take away routes and members that the other half brings back."""
+        self._opened = True
+        for key in held:
+            self.inherited.setdefault(key[1], set())
+
+    def update(self, interests: Mapping[Scope, Interest]) -> bool:
         """Work off what changed. True: something did."""
         goals = self._goals
         goals.settle()
+        if not self._opened:
+            return bool(goals.dirty)
+        for network in [network for network in self.inherited if self._is_known(network, interests)]:
+            goals.dirty |= self.inherited.pop(network)
         if not goals.dirty:
             return False
         dirty, goals.dirty = goals.dirty, set()
+        if self.inherited:
+            for key in [key for key in dirty if key[1] in self.inherited]:
+                dirty.discard(key)
+                self.inherited[key[1]].add(key)
         for key in [key for key in dirty if key[0] == "port"]:
             port = goals.port(key[2])
             if port is not None and goals.waits(port) and key in self._plan.desired:
@@ -53,6 +71,18 @@ class Wants:
             else:
                 self._plan.want(key, spec)
         return True
+
+    def _is_known(self, network: bytes, interests: Mapping[Scope, Interest]) -> bool:
+        """Whether what was heard of a network is all that there is, or nobody here needs it."""
+        if HOST not in interests or not interests[HOST].whole:
+            return False
+        if not self._goals.needs_network(network):
+            return True
+        interest = interests.get((What.NETWORK, network))
+        if interest is None or not interest.whole:
+            return False
+        groups = [interests.get((What.GROUP, group)) for group in self._goals.networks[network].used_groups]
+        return all(group is not None and (group.whole or group.denied) for group in groups)
 
     def give_up_leftovers(self, interests: Mapping[Scope, Interest]) -> None:
         """Of what a former life left in the kernel, let go what surely nobody wants (rule S6)."""

@@ -20,7 +20,7 @@ from tests.support.gate import Fault, Gate
 from tests.support.invariants import violations
 from tests.support.mesh import Mesh
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LONG = os.environ.get("PROFILE") == "long"
 #: every how many awaits a fault is tried, beginning with another one for each kind

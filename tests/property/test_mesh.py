@@ -27,7 +27,7 @@ from tests.support.clock import run
 from tests.support.invariants import violations
 from tests.support.mesh import Mesh
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LONG = os.environ.get("PROFILE") == "long"
 SCHEDULES = 3000 if LONG else 250
