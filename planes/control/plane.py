@@ -216,17 +216,18 @@ class ControlPlane:
         if self.counters["malformed"] == 1:
             log.warning("malformed message on %s: %s (more are only counted)", message.subject, error)
 
-    def _take(self, message: Incoming, work: Coroutine[Any, Any, codec.Message], busy: codec.Message) -> None:
+    def _take(self, message: Incoming, work: Callable[[], Awaitable[codec.Message]], busy: codec.Message) -> None:
         if len(self._tasks) >= IN_HAND:
-            work.close()
             self.counters["put_off"] += 1
             self._answer(message, busy)
             return
         self._spawn(self._serve(message, work, busy))
 
-    async def _serve(self, message: Incoming, work: Coroutine[Any, Any, codec.Message], busy: codec.Message) -> None:
+    async def _serve(
+        self, message: Incoming, work: Callable[[], Awaitable[codec.Message]], busy: codec.Message
+    ) -> None:
         try:
-            self._answer(message, await work)
+            self._answer(message, await work())
         except AlcorError as error:
             log.info("request on %s put off: %s", message.subject, error)
             self._answer(message, busy)
@@ -243,7 +244,7 @@ class ControlPlane:
             self.counters["refused"] += 1
             self._answer(message, Ok(self.hosts.heard_from(host)))
             return
-        self._take(message, self._store_acks(host, ack), Ok(again=1))
+        self._take(message, lambda: self._store_acks(host, ack), Ok(again=1))
 
     async def _store_acks(self, host: str, ack: Ack) -> Ok:
         await self.acks.store(host, ack.items)
@@ -259,8 +260,10 @@ class ControlPlane:
             registered = self._open(message, Register)
             if registered is not None:
                 host, _, asked = registered
-                work = self.hosts.register(asked) if host == asked.host else _refuse("another host's name")
-                self._take(message, work, Registered(again=1))
+                if host != asked.host:
+                    self._answer(message, Registered(refused="another host's name"))
+                    return
+                self._take(message, lambda: self.hosts.register(asked), Registered(again=1))
             return
         opened = self._open(message, Pull)
         if opened is not None:
@@ -268,12 +271,13 @@ class ControlPlane:
             if epoch < self.hosts.heard_from(host):
                 self._answer(message, Page(denied="superseded by a later registration"))
                 return
-            self._take(message, self.snapshots.page(host, pull), Page(again=self._patience()))
+            self._take(message, lambda: self.snapshots.page(host, pull), Page(again=self._patience()))
 
     def _on_sync(self, message: Incoming) -> None:
         opened = self._open(message, Sync)
         if opened is not None:
-            self._take(message, self.snapshots.sync(opened[0], opened[2]), Synced(again=self._patience()))
+            host, _, digest = opened
+            self._take(message, lambda: self.snapshots.sync(host, digest), Synced(again=self._patience()))
 
     def _on_beat(self, message: Incoming) -> None:
         opened = self._open(message, Beat)
@@ -292,7 +296,3 @@ class ControlPlane:
     def _patience(self) -> int:
         """Seconds after which to ask again; grows with what is in hand."""
         return 1 + len(self._tasks) // IN_HAND
-
-
-async def _refuse(reason: str) -> Registered:
-    return Registered(refused=reason)
