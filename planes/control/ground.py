@@ -52,6 +52,7 @@ class Ground:
         apply: Callable[[Draft, int], T],
         prepare: Prepare | None = None,
         traceparent: str = "",
+        weight: int = 1,
     ) -> Done[T]:
         """Change one bucket and publish the neighbours that it changed."""
         touched: dict[bytes, Address] = {}
@@ -64,7 +65,7 @@ class Ground:
                     touched[key] = body
             return value
 
-        done = await self.partitions.change(PORTS, (number, bucket), recorded, prepare)
+        done = await self.partitions.change(PORTS, (number, bucket), recorded, prepare, weight)
         if done.rev != done.prev:
             objects = [goals.neighbour(network, ip, row) for ip, row in touched.items() if _seen(row)]
             self.publisher.network(network, objects, (Span(bucket, done.prev, done.rev),), traceparent)

@@ -37,26 +37,30 @@ def buckets(subnet: Subnet) -> Iterator[int]:
             yield bucket
 
 
-def has_room(view: View, subnet: Subnet, bucket: int, before: int) -> bool:
+def has_room(view: View, subnet: Subnet, bucket: int, before: int, beside: int = 0) -> bool:
     """Whether an address of the subnet may be had in this bucket: never used, or free since `before` (µs).
 
-    Costs the same in a full bucket as in an empty one, until something changes there.
+    Costs the same in a full bucket as in an empty one, until something changes there. `beside`: how many others will
+    be taken there with it.
     """
     wide = ranges(subnet, bucket)
     if not wide:
         return False
-    if view.hints.get(subnet.id, 0) <= wide[-1][1]:
+    if max(view.hints.get(subnet.id, 0), wide[0][0]) + beside <= wide[-1][1]:
         return True
     full = (subnet.id, "full")
     if view.hints.get(full) == (view.top, before // BEFORE_STEP):
         return False
-    rows = view.all(Kind.IP)
+    rows, left = view.all(Kind.IP), 0
     for start, end in wide:
         for n in range(start, end + 1):
             row: Address | None = rows.get(ip_bytes(n))
             if row is None or (row.state == AddressState.FREE and row.since <= before):
-                return True
-    view.hints[full] = (view.top, before // BEFORE_STEP)
+                left += 1
+                if left > beside:
+                    return True
+    if not left:
+        view.hints[full] = (view.top, before // BEFORE_STEP)
     return False
 
 
@@ -76,18 +80,17 @@ def choose(draft: Draft, subnet: Subnet, bucket: int) -> bytes | None:
             if row is None or row.state == AddressState.FREE:
                 return ip
         if not again and hints.get((subnet.id, "none")) != draft.view.top:
-            free += _longest_free_last(draft, wide)
-            if not free and draft.untouched:
-                hints[subnet.id, "none"] = draft.view.top
+            free += _longest_free_last(draft.view, wide)
+    hints[subnet.id, "none"] = draft.view.top  # until something is committed here
     return None
 
 
-def _longest_free_last(draft: Draft, wide: list[tuple[int, int]]) -> list[bytes]:
+def _longest_free_last(view: View, wide: list[tuple[int, int]]) -> list[bytes]:
     """What may be had now; addresses that were passed over before are found again."""
-    found = []
+    found, rows = [], view.all(Kind.IP)
     for start, end in wide:
         for n in range(start, end + 1):
-            row: Address | None = draft.get(Kind.IP, ip_bytes(n))
+            row: Address | None = rows.get(ip_bytes(n))
             if row is None or row.state == AddressState.FREE:
                 found.append((row.since if row else 0, ip_bytes(n)))
     return [ip for _, ip in sorted(found, reverse=True)]

@@ -8,6 +8,7 @@ import datetime
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -172,7 +173,12 @@ class Context:
 
 def iso(us: int) -> str:
     """Neutron's spelling of a time: whole seconds, UTC."""
-    return datetime.datetime.fromtimestamp(us // 1_000_000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _spelled(us // 1_000_000)
+
+
+@lru_cache(4096)
+def _spelled(second: int) -> str:
+    return datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def check_revision(if_match: int | None, current: int) -> None:

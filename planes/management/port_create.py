@@ -6,7 +6,7 @@ A crash between any two writes is undone or finished by the echo.
 
 import asyncio
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -40,7 +40,7 @@ ANNOUNCED = 100_000
 T = TypeVar("T")
 
 
-class _BucketFull(Exception):
+class BucketFull(Exception):
     """No address of the subnet is left in this bucket."""
 
 
@@ -67,6 +67,8 @@ class PortCreation:
         self._groups = groups
         self._announced: OrderedDict[tuple[bytes, str], int] = OrderedDict()
         self._spread = secrets.randbits(16)
+        #: looks at groups that have not begun
+        self._looks: dict[Id, asyncio.Task[bool]] = {}
         #: subnet → bucket that had room last
         self._last: dict[bytes, int] = {}
 
@@ -129,19 +131,26 @@ class PortCreation:
 
     # -- claim ------------------------------------------------------------------------------------------------------
 
-    async def plan(self, fields: Fields, avoid: frozenset[int] = frozenset()) -> Plan:
-        """Choose the home bucket, and so the id; register the bucket if it is new."""
+    async def plan(
+        self, fields: Fields, avoid: frozenset[int] = frozenset(), beside: Counter[int] | None = None
+    ) -> Plan:
+        """Choose the home bucket, and so the id; register the bucket if it is new.
+
+        `beside`: how many addresses the same request takes in each bucket, kept up to date.
+        """
+        beside = Counter() if beside is None else beside
         home = port_plans.home_bucket(fields.mac, fields.wishes)
         wishes = list(fields.wishes)
         if home is None:
             home = 0
             if wishes:
-                home, wishes[0] = await self._open_bucket(fields, wishes[0], avoid)
+                home, wishes[0] = await self._open_bucket(fields, wishes[0], avoid, beside)
         inside, elsewhere = [], []
         for wish in wishes:
             where = bucket(wish.ip) if wish.ip else home
             if not wish.ip and not addressing.ranges(wish.subnet, home):
-                where, wish = await self._open_bucket(fields, wish, avoid)
+                where, wish = await self._open_bucket(fields, wish, avoid, beside)
+            beside[where] += 1
             if where == home:
                 inside.append(wish)
             else:
@@ -154,7 +163,9 @@ class PortCreation:
         id_ = self._c.new_id(network_home(fields.network.number, home))
         return Plan(fields, id_, identity, inside, elsewhere)
 
-    async def _open_bucket(self, fields: Fields, wish: Wish, avoid: frozenset[int]) -> tuple[int, Wish]:
+    async def _open_bucket(
+        self, fields: Fields, wish: Wish, avoid: frozenset[int], beside: Counter[int]
+    ) -> tuple[int, Wish]:
         """A bucket with room for an address of the subnet, or of another subnet of the network when it is full."""
         view = await self._c.ground.network_view(fields.network.number)
         subnets = [wish.subnet]
@@ -167,7 +178,7 @@ class PortCreation:
                     if where in avoid:
                         continue
                     known = await self._c.ground.bucket_view(fields.network.number, where)
-                    if addressing.has_room(known, subnet, where, before):
+                    if addressing.has_room(known, subnet, where, before, beside[where]):
                         self._last[subnet.id] = where
                         return where, Wish(subnet)
         raise exhausted(fields.network)
@@ -258,14 +269,14 @@ class PortCreation:
 
         return (await self.waiting(network, where, apply)).value
 
-    async def waiting(self, network: Network, where: int, apply: Apply[T], traceparent: str = "") -> Done[T]:
+    async def waiting(self, network: Network, where: int, apply: Apply[T], weight: int = 1) -> Done[T]:
         """Change a bucket; wait for the former host of an address that is being released (rule S19)."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._c.config.release_wait
         while True:
             try:
                 return await self._c.ground.change_bucket(
-                    network.id, network.number, where, apply, lambda: self._refresh(network), traceparent
+                    network.id, network.number, where, apply, lambda: self._refresh(network), weight=weight
                 )
             except addressing.Releasing as busy:
                 if loop.time() >= deadline:
@@ -300,13 +311,22 @@ class PortCreation:
         for _ in range(MOVES):
             try:
                 done = await self.waiting(
-                    plan.network, bucket_of(plan.id), lambda draft, rev: self._make(who, plan, draft, rev), ""
+                    plan.network, bucket_of(plan.id), lambda draft, rev: self._make(who, plan, draft, rev)
                 )
                 port: Port = done.value
                 return port
-            except _BucketFull:
+            except BucketFull:
                 await self._move(plan)
         raise exhausted(plan.network)
+
+    async def commit_together(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
+        """Ports of one home bucket in one batch: all or none. Raises BucketFull when it has not room for all."""
+        network, where = plans[0].network, bucket_of(plans[0].id)
+
+        def make(draft: Draft, rev: int) -> list[Port]:
+            return [self._make(who, plan, draft, rev) for plan in plans]
+
+        return (await self.waiting(network, where, make, len(plans))).value
 
     def _make(self, who: Caller, plan: Plan, draft: Draft, rev: int) -> Port:
         fields, present = plan.fields, draft.get(Kind.PORT, plan.id)
@@ -321,7 +341,7 @@ class PortCreation:
             self.parent(draft, plan.network, wish.subnet)
             ip = wish.ip or addressing.choose(draft, wish.subnet, bucket_of(plan.id))
             if ip is None:
-                raise _BucketFull
+                raise BucketFull
             addressing.take(draft, ip, plan.id, plan.network.id)
             draft.put(Kind.IP, ip, Address(plan.id, wish.subnet.id, b"", "", 0, AddressState.CLAIMED, rev, rev))
             taken.append((ip, wish.subnet))
@@ -402,10 +422,17 @@ class PortCreation:
     async def groups_stand(self, ports: Sequence[Port]) -> None:
         """After the commit: every group must still be there (rule D4); raises SecurityGroupNotFound."""
         for group in {group for port in ports for group in port.groups}:
-            read = await self._c.store.read(GROUPS, (home_of(group),), prefix=(int(Kind.GROUP),), serial=True)
-            state = read.statics[1] if read.exists else NetworkState.DELETING
-            if not read.rows or state == NetworkState.DELETING:
+            look = self._looks.get(group)
+            if look is None:
+                look = self._looks[group] = asyncio.create_task(self._stands(group))
+            if not await asyncio.shield(look):
                 raise not_found("security_group", text(group))
+
+    async def _stands(self, group: Id) -> bool:
+        """Read once for all whose commit came before this begins: those of one batch ask in the same turn."""
+        del self._looks[group]
+        read = await self._c.store.read(GROUPS, (home_of(group),), prefix=(int(Kind.GROUP),), serial=True)
+        return bool(read.rows) and read.statics[1] != NetworkState.DELETING
 
     async def claim_mac(self, network: Network, port: Id, mac: bytes) -> None:
         """A given MAC whose bucket is not the port's home."""

@@ -4,8 +4,9 @@ Updates are in `port_update`, creation in `port_create`.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -17,18 +18,20 @@ from planes.control.release import index_rows
 from planes.management.caller import Caller
 from planes.management.context import Context, check_revision, iso
 from planes.management.groups import Groups
-from planes.management.port_create import Plan, PortCreation
+from planes.management.port_create import BucketFull, Plan, PortCreation
 from planes.management.port_update import PortChange
 from planes.model.addresses import bucket, ip_text, mac_text, parse_ip
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError, not_found
-from planes.model.ids import bucket_of, is_ours, number_of, parse, text
+from planes.model.ids import bucket_of, home_of, is_ours, number_of, parse, text
 from planes.model.query import Listing, Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.resources import Address, AddressState, Port, PortState
 from planes.model.views import AddressPairView, FixedIpView, PortView
-from planes.store.partitions import Draft
+from planes.store.partitions import BATCH, Draft
 from planes.store.schema import BY_DEVICE
+
+T = TypeVar("T")
 
 
 class Ports:
@@ -45,7 +48,8 @@ class Ports:
         creation, change = self._creation, who.change
         fields = [await creation.check(who, item) for item in wanted]
         change.mark("validate")
-        plans = [await creation.plan(item) for item in fields]
+        beside: Counter[int] = Counter()
+        plans = [await creation.plan(item, beside=beside) for item in fields]
         await creation.announce(plans)
         try:
             for plan in plans:
@@ -65,12 +69,11 @@ class Ports:
     async def _commit(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
         """All of them, or none."""
         creation = self._creation
-        if len(plans) == 1:
-            done: list[Port | BaseException] = [await self._one(who, plans[0])]
-        else:
-            done = await asyncio.gather(*(self._one(who, plan) for plan in plans), return_exceptions=True)
-        ports = [item for item in done if isinstance(item, Port)]
+        shares = _shares(plans)
+        done = await _all(self._share(who, share) for share in shares.values())
         errors = [item for item in done if isinstance(item, BaseException)]
+        made = {port.id: port for item in done if not isinstance(item, BaseException) for port in item}
+        ports = [made[plan.id] for plan in plans if plan.id in made]
         if not errors:
             try:
                 await creation.groups_stand(ports)
@@ -82,6 +85,24 @@ class Ports:
             raise errors[0]
         for port in ports:
             await creation.confirm(port)
+        return ports
+
+    async def _share(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
+        """Plans of one home bucket: at once, or one by one when the bucket has not room for all."""
+        if len(plans) > 1:
+            try:
+                return await self._creation.commit_together(who, plans)
+            except BucketFull:
+                pass
+            except AlcorError:
+                await asyncio.shield(self._creation.withdraw(plans))
+                raise
+        done = await _all(self._one(who, plan) for plan in plans)
+        ports = [item for item in done if isinstance(item, Port)]
+        if (error := next((item for item in done if isinstance(item, BaseException)), None)) is not None:
+            for port in ports:
+                await asyncio.shield(self._delete(port, who.change.id))
+            raise error
         return ports
 
     async def _one(self, who: Caller, plan: Plan) -> Port:
@@ -255,3 +276,25 @@ class Ports:
             updated_at=iso(port.updated),
             revision_number=port.rev,
         )
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
+    """Side by side, with what each raised; one alone needs no task."""
+    parts = list(work)
+    if len(parts) > 1:
+        return await asyncio.gather(*parts, return_exceptions=True)
+    try:
+        return [await parts[0]]
+    except Exception as error:
+        return [error]
+
+
+def _shares(plans: Sequence[Plan]) -> dict[tuple[int, int], list[Plan]]:
+    """Plans by network and home bucket, at most as many together as a batch holds."""
+    shares: dict[tuple[int, int], list[Plan]] = {}
+    count: Counter[int] = Counter()
+    for plan in plans:
+        home = home_of(plan.id)
+        shares.setdefault((home, count[home] // BATCH), []).append(plan)
+        count[home] += 1
+    return shares

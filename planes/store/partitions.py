@@ -119,10 +119,13 @@ Prepare = Callable[[], Awaitable[None]]
 
 
 class _Waiting:
-    __slots__ = ("apply", "future", "prepare")
+    __slots__ = ("apply", "future", "prepare", "weight")
 
-    def __init__(self, apply: Apply[Any], prepare: Prepare | None, future: "asyncio.Future[Done[Any]]") -> None:
+    def __init__(
+        self, apply: Apply[Any], prepare: Prepare | None, future: "asyncio.Future[Done[Any]]", weight: int
+    ) -> None:
         self.apply = apply
+        self.weight = weight
         self.prepare = prepare
         self.future = future
 
@@ -182,17 +185,20 @@ class Partitions:
         if desk is not None and desk.worker is None:
             desk.view = None
 
-    async def change(self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None = None) -> Done[T]:
+    async def change(
+        self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None = None, weight: int = 1
+    ) -> Done[T]:
         """Run `apply(draft, revision)` and commit its edits. What `apply` raises comes back; nothing happens.
 
         A commit proves that what this instance remembered was right; a refusal, and a finding that there is nothing to
         do, prove nothing, so they are decided anew on what the store has now. `prepare` is awaited before `apply` runs
-        again: it re-reads what `apply` relies on. Raises Unavailable (503) when the store does not answer or the race
+        again: it re-reads what `apply` relies on. `weight`: objects that it changes, of which a batch holds `BATCH` at
+        most (or one operation). Raises Unavailable (503) when the store does not answer or the race
         is lost too often.
         """
         remembered = self.peek(table, partition) is not None
         try:
-            done = await self._submit(table, partition, apply, prepare)
+            done = await self._submit(table, partition, apply, prepare, weight)
         except Exception as error:
             if not remembered or isinstance(error, Busy):
                 raise
@@ -202,15 +208,17 @@ class Partitions:
         await self.view(table, partition, fresh=True)
         if prepare is not None:
             await prepare()
-        return await self._submit(table, partition, apply, prepare)
+        return await self._submit(table, partition, apply, prepare, weight)
 
-    async def _submit(self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None) -> Done[T]:
+    async def _submit(
+        self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None, weight: int
+    ) -> Done[T]:
         """Queue an operation and wait for it."""
         desk = self._desk(table, partition)
         if len(desk.queue) >= QUEUE:
             raise Busy("Too many changes wait for the same partition.")
         future: asyncio.Future[Done[Any]] = asyncio.get_running_loop().create_future()
-        desk.queue.append(_Waiting(apply, prepare, future))
+        desk.queue.append(_Waiting(apply, prepare, future, weight))
         if desk.worker is None:
             desk.worker = asyncio.create_task(self._work(desk, table, partition), name=f"{table.name}{partition}")
         return cast("Done[T]", await asyncio.shield(future))
@@ -247,7 +255,7 @@ class Partitions:
         taken: list[_Waiting] = []
         try:
             while desk.queue:
-                taken = [desk.queue.popleft() for _ in range(min(BATCH, len(desk.queue)))]
+                taken = _take(desk.queue)
                 try:
                     await self._attempt(desk, table, partition, taken)
                 except Exception as error:
@@ -377,6 +385,16 @@ class Partitions:
         if not view.statics:
             view.statics = {}
         view.statics.update(statics)
+
+
+def _take(queue: deque[_Waiting]) -> list[_Waiting]:
+    """The operations of the next batch."""
+    taken = [queue.popleft()]
+    weight = taken[0].weight
+    while queue and weight + queue[0].weight <= BATCH:
+        weight += queue[0].weight
+        taken.append(queue.popleft())
+    return taken
 
 
 async def _prepared(taken: list[_Waiting]) -> list[_Waiting]:

@@ -260,6 +260,8 @@ def _conditional(batch: Batch) -> Run:
     statements, partition = sql.of(batch.table.name), batch.partition
     create, change = statements.statics(tuple(batch.statics))
     values: tuple[Value, ...] = tuple(batch.statics.values())
+    puts = [partition + row for row in batch.puts]
+    drops = [partition + key for key in batch.drops]
 
     def run(connection: sqlite3.Connection) -> bool:
         if batch.expect is None:
@@ -268,28 +270,29 @@ def _conditional(batch: Batch) -> Run:
             done = connection.execute(change, (*values, *partition, batch.expect))
         if done.rowcount == 0:
             return False
-        for row in batch.puts:
-            connection.execute(statements.put, (*partition, *row))
-        for key in batch.drops:
-            connection.execute(statements.drop, (*partition, *key))
+        if puts:
+            connection.executemany(statements.put, puts)
+        if drops:
+            connection.executemany(statements.drop, drops)
         return True
 
     return run
 
 
 def _idempotent(writes: Sequence[Write], now: int) -> Run:
-    """The writes as a job."""
+    """The writes as a job, table by table."""
+    rows: dict[str, list[Values]] = {}
+    for write in writes:
+        table = write.table
+        if write.columns is None:
+            rest: Values = (*(None,) * len(table.columns), write.stamp, 1, now + TOMBSTONE_US)
+        else:
+            rest = (*write.columns, write.stamp, 0, now + table.ttl * 1_000_000 if table.ttl else None)
+        rows.setdefault(table.name, []).append(write.partition + write.clustering + rest)
 
     def run(connection: sqlite3.Connection) -> None:
-        for write in writes:
-            table = write.table
-            key = (*write.partition, *write.clustering)
-            if write.columns is None:
-                row = (*key, *(None,) * len(table.columns), write.stamp, 1, now + TOMBSTONE_US)
-            else:
-                purge = now + table.ttl * 1_000_000 if table.ttl else None
-                row = (*key, *write.columns, write.stamp, 0, purge)
-            connection.execute(sql.of(table.name).write, row)
+        for name, values in rows.items():
+            connection.executemany(sql.of(name).write, values)
 
     return run
 
