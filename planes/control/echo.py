@@ -6,7 +6,7 @@ few seconds. It never invents: everything that it publishes or repairs was read 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from planes.control import fence, goals, reads
 from planes.control.feed import PARTS, Entry, Feed
@@ -14,7 +14,7 @@ from planes.control.ground import Ground
 from planes.control.hosts import Hosts
 from planes.control.release import Releases, index_rows, puts
 from planes.control.snapshots import Snapshots
-from planes.goalstate.messages import Gone, Object, ObjectKind
+from planes.goalstate.messages import Gone, ObjectKind
 from planes.model.addresses import bucket
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError
@@ -102,59 +102,83 @@ class Echo:
     async def _ports(self, entry: Entry) -> bool:
         rows = await reads.ports(self._store, entry.ids)
         said = await reads.statuses(self._store, rows.values())
+        acked = {id_ for id_, status in said.items() if status.applied >= rows[Id(id_)].goal_rev}
+        calm: list[Port] = []
         finished = True
         for id_ in entry.ids:
             port = rows.get(id_)
             if port is None:
                 await self._absent(entry, id_)
+            elif port.state == PortState.LIVE and not port.leaving and not port.releasing:
+                calm.append(port)
             else:
-                status = said.get(id_)
-                finished &= await self._port(port, entry, status is not None and status.applied >= port.goal_rev)
-        return finished
+                finished &= await self._port(port, entry, id_ in acked)
+        return await self._calm(calm, entry, acked) and finished
 
     async def _port(self, port: Port, entry: Entry, acked: bool) -> bool:
         """A port that exists; True when nothing of it is left half done."""
-        tidy = await self._tidy(entry, port.id, port)
         if port.state == PortState.DELETING or port.leaving:
+            await self._tidy(entry, port.id, port)
             holder = port.leaving or port.host
             gone = acked and not port.leaving
             if gone or not holder or (self._hosts.dead(holder) and await self._hosts.fence(holder)):
                 await (self._releases.arrive(port) if port.state == PortState.LIVE else self._releases.finish(port))
                 return True
             self._ground.publish_port(port)
-            await self._neighbours(port)
+            await self._neighbours([port])
             return False
-        await self._confirm(port)
-        await self._reindex(port, entry)
-        await self._neighbours(port)
-        if port.host and not acked:
-            self._ground.publish_port(port)
+        tidy = await self._calm([port], entry, {port.id} if acked else set())
         if port.releasing and self._hosts.dead(port.host) and await self._hosts.fence(port.host):
             await self._releases.let_go(port.id, port.host, port.goal_rev)
         return tidy
 
-    async def _reindex(self, port: Port, entry: Entry) -> None:
-        """The index names the port where it is, and not where an operation that failed wanted it to be."""
+    async def _calm(self, ports: Sequence[Port], entry: Entry, acked: Collection[bytes]) -> bool:
+        """Live ports that wait for no host: what they claimed is confirmed and told once more."""
+        tidy, writes = True, []
+        for port in ports:
+            tidy &= await self._tidy(entry, port.id, port)
+            await self._confirm(port)
+            writes += self._index(port, entry)
+            if port.host and port.id not in acked:
+                self._ground.publish_port(port)
+        if writes:
+            await self._store.write(writes)
+        await self._neighbours(ports)
+        return tidy
+
+    def _index(self, port: Port, entry: Entry) -> list[Write]:
+        """The index names the port where it is, and not where an operation that failed wanted it to be.
+
+        The rows of one that was created and never changed came with its feed row, before it.
+        """
         rows = index_rows(port)
         right = {(table.name, where, key) for table, where, key in rows}
         wrong = [row for row in entry.index if row not in right and row[2] == (port.id,)]
         stamp = self._now()
         before = stamp - self._feed.window  # a later change, about to commit, may have put it there again
         gone = [Write(_TABLES[name], where, key, None, before) for name, where, key in wrong]
-        if entry.create or entry.index:
-            await self._store.write([*puts(rows, stamp), *gone])
+        untouched = entry.create and port.rev == port.created
+        return gone if untouched or not entry.index else [*puts(rows, stamp), *gone]
 
-    async def _neighbours(self, port: Port) -> None:
-        objects: list[Object] = []
-        for _, ip in port.fixed:
-            read = await self._store.read(PORTS, (number_of(port.id), bucket(ip)), prefix=(int(Kind.IP), ip))
-            for row in read.rows:
-                address = decode(Kind.IP, row[3])
-                if address.state != AddressState.CLAIMED:
-                    objects.append(goals.neighbour(port.network, ip, address))
-        if port.host and (peer := self._hosts.peer(port.network, port.host)) is not None:
-            objects.append(peer)
-        self._ground.publisher.network(port.network, objects, ())
+    async def _neighbours(self, ports: Sequence[Port]) -> None:
+        """Tell their networks where these ports are."""
+        wanted: dict[tuple[bytes, int, int], list[bytes]] = {}
+        for port in ports:
+            for _, ip in port.fixed:
+                wanted.setdefault((port.network, number_of(port.id), bucket(ip)), []).append(ip)
+        for (network, number, where), ips in wanted.items():
+            self._ground.publisher.network(
+                network,
+                [
+                    goals.neighbour(network, ip, row)
+                    for ip, row in (await reads.addresses(self._store, (number, where), ips)).items()
+                    if row.state != AddressState.CLAIMED
+                ],
+                (),
+            )
+        for network, host in {(port.network, port.host) for port in ports if port.host}:
+            if (peer := self._hosts.peer(network, host)) is not None:
+                self._ground.publisher.network(network, (peer,), ())
 
     async def _confirm(self, port: Port) -> None:
         """Addresses outside the home bucket that were claimed and never confirmed (rule D5)."""

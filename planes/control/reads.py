@@ -10,7 +10,7 @@ import msgspec
 
 from planes.model.enums import Kind
 from planes.model.ids import Id, bucket_of, number_of
-from planes.model.resources import Body, Port
+from planes.model.resources import Address, Body, Port
 from planes.store.protocol import Store
 from planes.store.rows import decode
 from planes.store.schema import BY_HOST, PORT_STATUS, PORTS
@@ -58,6 +58,17 @@ async def ports(store: Store, ids: Sequence[bytes]) -> dict[bytes, Port]:
             if row[1] in wanted:
                 found[row[1]] = decode(Kind.PORT, row[3])
     return found
+
+
+async def addresses(store: Store, partition: tuple[int, int], ips: Sequence[bytes]) -> dict[bytes, Address]:
+    """Those address rows of one bucket that exist, read from the store itself."""
+    kind = int(Kind.IP)
+    if len(ips) <= POINT_READS:
+        rows = [row for ip in ips for row in (await store.read(PORTS, partition, prefix=(kind, ip))).rows]
+    else:
+        wanted = frozenset(ips)
+        rows = [row for row in (await store.read(PORTS, partition, prefix=(kind,))).rows if row[1] in wanted]
+    return {cast(bytes, row[1]): decode(kind, row[3]) for row in rows}
 
 
 def _status(row: Sequence[Any]) -> Status:
