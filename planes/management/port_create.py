@@ -58,6 +58,14 @@ class Plan(Struct):
     def network(self) -> Network:
         return self.fields.network
 
+    @property
+    def buckets(self) -> list[tuple[int, int]]:
+        """(network, bucket) of each address."""
+        home = bucket_of(self.id)
+        return [
+            (self.network.number, where) for where in (*(home for _ in self.inside), *(w for w, _ in self.elsewhere))
+        ]
+
 
 class PortCreation:
     """The create operation of `ports`."""
@@ -67,6 +75,8 @@ class PortCreation:
         self._groups = groups
         self._announced: OrderedDict[tuple[bytes, str], int] = OrderedDict()
         self._spread = secrets.randbits(16)
+        #: (network, bucket) → addresses that requests under way will take there
+        self._taking: Counter[tuple[int, int]] = Counter()
         #: looks at groups that have not begun
         self._looks: dict[Id, asyncio.Task[bool]] = {}
         #: subnet → bucket that had room last
@@ -131,26 +141,19 @@ class PortCreation:
 
     # -- claim ------------------------------------------------------------------------------------------------------
 
-    async def plan(
-        self, fields: Fields, avoid: frozenset[int] = frozenset(), beside: Counter[int] | None = None
-    ) -> Plan:
-        """Choose the home bucket, and so the id; register the bucket if it is new.
-
-        `beside`: how many addresses the same request takes in each bucket, kept up to date.
-        """
-        beside = Counter() if beside is None else beside
+    async def plan(self, fields: Fields, avoid: frozenset[int] = frozenset()) -> Plan:
+        """Choose the home bucket, and so the id; register the bucket if it is new. `landed` must follow."""
         home = port_plans.home_bucket(fields.mac, fields.wishes)
         wishes = list(fields.wishes)
         if home is None:
             home = 0
             if wishes:
-                home, wishes[0] = await self._open_bucket(fields, wishes[0], avoid, beside)
+                home, wishes[0] = await self._open_bucket(fields, wishes[0], avoid)
         inside, elsewhere = [], []
         for wish in wishes:
             where = bucket(wish.ip) if wish.ip else home
             if not wish.ip and not addressing.ranges(wish.subnet, home):
-                where, wish = await self._open_bucket(fields, wish, avoid, beside)
-            beside[where] += 1
+                where, wish = await self._open_bucket(fields, wish, avoid)
             if where == home:
                 inside.append(wish)
             else:
@@ -161,24 +164,35 @@ class PortCreation:
         if fields.security:
             identity = await port_plans.identity(self._c, fields.network, fields.groups)
         id_ = self._c.new_id(network_home(fields.network.number, home))
-        return Plan(fields, id_, identity, inside, elsewhere)
+        plan = Plan(fields, id_, identity, inside, elsewhere)
+        self._taking.update(plan.buckets)
+        return plan
 
-    async def _open_bucket(
-        self, fields: Fields, wish: Wish, avoid: frozenset[int], beside: Counter[int]
-    ) -> tuple[int, Wish]:
+    def landed(self, plans: Sequence[Plan]) -> None:
+        """These have their addresses, or need none any more."""
+        for plan in plans:
+            self._taking.subtract(plan.buckets)
+            for where in plan.buckets:
+                if not self._taking[where]:
+                    del self._taking[where]
+
+    async def _open_bucket(self, fields: Fields, wish: Wish, avoid: frozenset[int]) -> tuple[int, Wish]:
         """A bucket with room for an address of the subnet, or of another subnet of the network when it is full."""
         view = await self._c.ground.network_view(fields.network.number)
         subnets = [wish.subnet]
         if not isinstance(fields.wanted.fixed_ips, tuple):
             subnets = port_plans.subnets_of(view) or subnets
-        now = self._c.now()
-        for before in (now - int(self._c.config.quarantine * 1e6), now):
+        now, number = self._c.now(), fields.network.number
+        rested = now - int(self._c.config.quarantine * 1e6)
+        # First beside what others are about to take; whether they do is not known, so then without.
+        for before, share in ((rested, True), (rested, False), (now, False)):
             for subnet in subnets:
                 for where in self._from_last(subnet):
                     if where in avoid:
                         continue
-                    known = await self._c.ground.bucket_view(fields.network.number, where)
-                    if addressing.has_room(known, subnet, where, before, beside[where]):
+                    known = await self._c.ground.bucket_view(number, where)
+                    beside = self._taking[number, where] if share else 0
+                    if addressing.has_room(known, subnet, where, before, beside):
                         self._last[subnet.id] = where
                         return where, Wish(subnet)
         raise exhausted(fields.network)
@@ -395,6 +409,8 @@ class PortCreation:
         if port_plans.home_bucket(plan.fields.mac, plan.fields.wishes) is not None:
             raise exhausted(plan.network)
         await self.withdraw([plan])
+        self.landed([plan])
+        plan.inside, plan.elsewhere = [], []
         new = await self.plan(plan.fields, frozenset({full}))
         plan.id, plan.inside, plan.elsewhere, plan.outside = new.id, new.inside, new.elsewhere, {}
         await self.announce([plan])

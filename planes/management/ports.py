@@ -48,23 +48,31 @@ class Ports:
         creation, change = self._creation, who.change
         fields = [await creation.check(who, item) for item in wanted]
         change.mark("validate")
-        beside: Counter[int] = Counter()
-        plans = [await creation.plan(item, beside=beside) for item in fields]
-        await creation.announce(plans)
+        plans: list[Plan] = []
         try:
-            for plan in plans:
-                if plan.elsewhere:
-                    await creation.claim_elsewhere(plan)
-        except AlcorError:
-            await asyncio.shield(creation.withdraw(plans))
-            raise
-        change.mark("claim")
-        ports = await self._commit(who, plans)
+            for item in fields:
+                plans.append(await creation.plan(item))  # noqa: PERF401 – what was planned before a failure must be known
+            await self._claim(plans)
+            change.mark("claim")
+            ports = await self._commit(who, plans)
+        finally:
+            creation.landed(plans)
         change.mark("write")
         for port in ports:
             self._c.ground.publish_port(port, change.traceparent)
         self._follow(who, ports)
         return [self._view(port, None) for port in ports]
+
+    async def _claim(self, plans: Sequence[Plan]) -> None:
+        """Announce them, and claim what lies outside their home buckets."""
+        await self._creation.announce(plans)
+        try:
+            for plan in plans:
+                if plan.elsewhere:
+                    await self._creation.claim_elsewhere(plan)
+        except AlcorError:
+            await asyncio.shield(self._creation.withdraw(plans))
+            raise
 
     async def _commit(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
         """All of them, or none."""
