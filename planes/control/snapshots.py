@@ -5,7 +5,7 @@ objects. A host is given only networks in which it has ports.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import msgspec
 
@@ -41,7 +41,7 @@ ROWS = MAX_OBJECTS * 3 // 4
 class Token(msgspec.Struct, array_like=True, frozen=True):
     """Where the next page begins: in this bucket (−1: the network's own rows), after this key."""
 
-    bucket: int
+    bucket: Annotated[int, msgspec.Meta(ge=WHOLE, lt=2**32)]
     after: bytes = b""
 
 
@@ -72,9 +72,13 @@ class Snapshots:
         network: Network | None = view.get(Kind.NETWORK)
         if network is None or network.id != pull.scope:
             return Page(denied="no such network")
+        try:
+            token = _token(pull.token) if pull.token else None
+        except msgspec.DecodeError:
+            return Page(denied="the page token is none of ours")
         if pull.what == What.BUCKET:
-            return await self._bucket_page(network, pull)
-        return await self._network_page(network, view, pull)
+            return await self._bucket_page(network, pull, token)
+        return await self._network_page(network, view, token)
 
     async def _host_page(self, host: str, token: bytes) -> Page:
         ids = await reads.ids_on(self._store, host, token, MAX_OBJECTS)
@@ -96,14 +100,13 @@ class Snapshots:
             return None
         return goals.group(row, view.all(Kind.RULE).values(), view.top)
 
-    async def _network_page(self, network: Network, view: View, pull: Pull) -> Page:
+    async def _network_page(self, network: Network, view: View, token: Token | None) -> Page:
         buckets = sorted(int.from_bytes(key, "big") for key in view.all(Kind.BUCKET))
-        if not pull.token:
+        if token is None:
             objects: list[Object] = [goals.network(network)]
             objects += [goals.subnet(row) for row in view.all(Kind.SUBNET).values() if not row.deleting]
             identities = sorted(view.all(Kind.IDENTITY).values(), key=lambda row: row.number)
             return self._identities(network, objects, identities, 0, view.top, buckets)
-        token = _token(pull.token)
         if token.bucket == WHOLE:
             start = int.from_bytes(token.after, "big")
             identities = sorted(view.all(Kind.IDENTITY).values(), key=lambda row: row.number)
@@ -135,12 +138,12 @@ class Snapshots:
             return Page(tuple(objects), _encode(Token(WHOLE, last.to_bytes(2, "big"))), spans)
         return Page(tuple(objects), _encode(Token(buckets[0])) if buckets else b"", spans)
 
-    async def _bucket_page(self, network: Network, pull: Pull) -> Page:
-        after = _token(pull.token).after if pull.token else b""
+    async def _bucket_page(self, network: Network, pull: Pull, token: Token | None) -> Page:
+        after = token.after if token else b""
         objects, key, top = await self._addresses(network, pull.part, after, pull.since)
-        spans = (Span(pull.part, pull.since, top),) if not pull.token else ()
-        token = _encode(Token(pull.part, key)) if key else b""
-        return Page(tuple(objects), token, spans, whole=not pull.since)
+        spans = (Span(pull.part, pull.since, top),) if token is None else ()
+        following = _encode(Token(pull.part, key)) if key else b""
+        return Page(tuple(objects), following, spans, whole=not pull.since)
 
     async def _addresses(
         self, network: Network, bucket: int, after: bytes, since: int

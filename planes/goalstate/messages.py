@@ -12,10 +12,13 @@ Version history
 """
 
 from enum import IntEnum
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 VERSION = 1
+#: what hosts say in numbers goes into the store, which has 64 bits with a sign
+Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class MessageKind(IntEnum):
@@ -221,13 +224,13 @@ class Applied(Struct, array_like=True, frozen=True, gc=False):
     kind: int
     scope: bytes
     id: bytes
-    rev: int
+    rev: Natural
     error: str = ""  # empty: applied
     change: bytes = b""
-    sent: int = 0  # `Goal.sent` of the message; 0 when it came by pull
-    received: int = 0
-    started: int = 0  # programming began
-    done: int = 0
+    sent: Natural = 0  # `Goal.sent` of the message; 0 when it came by pull
+    received: Natural = 0
+    started: Natural = 0  # programming began
+    done: Natural = 0
 
 
 class Ack(Struct, array_like=True, frozen=True, gc=False):
@@ -249,7 +252,7 @@ class Register(Struct, array_like=True, frozen=True, gc=False):
     host: str
     machine: str
     vtep: bytes
-    epoch: int = 0  # of its former life, if it knows
+    epoch: Annotated[int, Meta(ge=0, lt=2**40)] = 0  # of its former life, if it knows
     cell: str = ""
     software: str = ""
     capabilities: tuple[str, ...] = ()
@@ -280,8 +283,8 @@ class Pull(Struct, array_like=True, frozen=True, gc=False):
 
     what: int
     scope: bytes = b""
-    part: int = WHOLE
-    since: int = 0  # BUCKET only: the agent's top; 0: everything
+    part: Annotated[int, Meta(ge=WHOLE, lt=2**32)] = WHOLE
+    since: Natural = 0  # BUCKET only: the agent's top; 0: everything
     token: bytes = b""
 
 
