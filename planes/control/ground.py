@@ -14,7 +14,7 @@ from planes.goalstate.messages import WHOLE, Gone, Object, ObjectKind, Span
 from planes.model.enums import Kind
 from planes.model.ids import Id, bucket_of, number_of
 from planes.model.resources import Address, AddressState, Group, Network, Port
-from planes.store.partitions import Done, Draft, Partitions, Prepare, View
+from planes.store.partitions import Before, Done, Draft, Partitions, Prepare, View
 from planes.store.schema import GROUPS, NETWORKS, PORTS
 
 T = TypeVar("T")
@@ -52,6 +52,7 @@ class Ground:
         apply: Callable[[Draft, int], T],
         prepare: Prepare | None = None,
         traceparent: str = "",
+        before: Before | None = None,
         weight: int = 1,
     ) -> Done[T]:
         """Change one bucket and publish the neighbours that it changed."""
@@ -65,7 +66,7 @@ class Ground:
                     touched[key] = body
             return value
 
-        done = await self.partitions.change(PORTS, (number, bucket), recorded, prepare, weight)
+        done = await self.partitions.change(PORTS, (number, bucket), recorded, prepare, before, weight)
         if done.rev != done.prev:
             objects = [goals.neighbour(network, ip, row) for ip, row in touched.items() if _seen(row)]
             self.publisher.network(network, objects, (Span(bucket, done.prev, done.rev),), traceparent)

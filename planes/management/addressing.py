@@ -14,7 +14,7 @@ from planes.model.ids import Id, text
 from planes.model.resources import Address, AddressState, MacRow, Subnet
 from planes.store.partitions import Draft, View
 
-#: a full bucket is looked through again for addresses that have rested long enough after this time, µs
+#: a bucket is looked through again for addresses that have rested long enough after this time, µs
 BEFORE_STEP = 1_000_000
 
 
@@ -40,28 +40,27 @@ def buckets(subnet: Subnet) -> Iterator[int]:
 def has_room(view: View, subnet: Subnet, bucket: int, before: int, beside: int = 0) -> bool:
     """Whether an address of the subnet may be had in this bucket: never used, or free since `before` (µs).
 
-    Costs the same in a full bucket as in an empty one, until something changes there. `beside`: how many others will
-    be taken there with it.
+    Counted once after each change of the bucket. `beside`: how many others will be taken there with it.
     """
     wide = ranges(subnet, bucket)
     if not wide:
         return False
     if max(view.hints.get(subnet.id, 0), wide[0][0]) + beside <= wide[-1][1]:
         return True
-    full = (subnet.id, "full")
-    if view.hints.get(full) == (view.top, before // BEFORE_STEP):
-        return False
+    left, seen = (subnet.id, "left"), (view.top, before // BEFORE_STEP)
+    if view.hints.get(left, (None, 0))[0] != seen:
+        view.hints[left] = seen, _left(view, wide, before)
+    return bool(view.hints[left][1] > beside)
+
+
+def _left(view: View, wide: list[tuple[int, int]], before: int) -> int:
+    """How many addresses may be had."""
     rows, left = view.all(Kind.IP), 0
     for start, end in wide:
         for n in range(start, end + 1):
             row: Address | None = rows.get(ip_bytes(n))
-            if row is None or (row.state == AddressState.FREE and row.since <= before):
-                left += 1
-                if left > beside:
-                    return True
-    if not left:
-        view.hints[full] = (view.top, before // BEFORE_STEP)
-    return False
+            left += row is None or (row.state == AddressState.FREE and row.since <= before)
+    return left
 
 
 def choose(draft: Draft, subnet: Subnet, bucket: int) -> bytes | None:

@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct
 from planes.control import fence
 from planes.control.echo import confirm_address
 from planes.control.feed import Entry
-from planes.control.release import index_rows, puts
+from planes.control.release import drops, index_rows, puts
 from planes.management import addressing, port_plans
 from planes.management.caller import Caller
 from planes.management.context import Context, asked_project
@@ -27,7 +27,7 @@ from planes.model.errors import Conflict, Invalid, not_found
 from planes.model.ids import Id, bucket_of, home_of, network_home, number_of, parse, text
 from planes.model.requests import PortCreate
 from planes.model.resources import Address, AddressState, Network, NetworkState, Port, Subnet
-from planes.store.partitions import Apply, Done, Draft, View
+from planes.store.partitions import Apply, Before, Done, Draft, View
 from planes.store.protocol import Write
 from planes.store.schema import GROUPS, NETWORKS
 
@@ -53,6 +53,7 @@ class Plan(Struct):
     inside: list[Wish]  # addresses to choose or take in the home bucket
     elsewhere: list[tuple[int, Wish]]  # addresses to claim in other buckets
     outside: dict[bytes, Wish] = {}  # what was claimed there
+    announced: bool = False  # the feed and the indexes name it
 
     @property
     def network(self) -> Network:
@@ -77,8 +78,8 @@ class PortCreation:
         self._spread = secrets.randbits(16)
         #: (network, bucket) → addresses that requests under way will take there
         self._taking: Counter[tuple[int, int]] = Counter()
-        #: looks at groups that have not begun
-        self._looks: dict[Id, asyncio.Task[bool]] = {}
+        #: looks at groups that began in this turn of the loop; None: cut off
+        self._looks: dict[Id, asyncio.Future[bool | None]] = {}
         #: subnet → bucket that had room last
         self._last: dict[bytes, int] = {}
 
@@ -216,28 +217,44 @@ class PortCreation:
         if view.get(Kind.BUCKET, key) is None:
             await self._c.ground.change_network(network.id, network.number, fence.open_bucket(where))
 
-    async def announce(self, plans: Sequence[Plan]) -> None:
-        """One feed row per network, beside the index rows that it names; quota."""
+    async def claim(self, plans: Sequence[Plan]) -> None:
+        """Claim what lies outside the home buckets: quota, addresses. Who needs none is announced with the commit."""
         for plan in plans:
             self.announce_peer(plan.network, plan.fields.host)
-        for network in {plan.network.id for plan in plans}:
-            here = [plan for plan in plans if plan.network.id == network]
-            mine = [plan.id for plan in here]
-            rows = [row for plan in here for row in index_rows(self._draft_port(plan))]
-            entry = Entry(
-                Kind.PORT,
-                tuple(mine),
-                True,
-                network,
-                plans[0].fields.project,
-                tuple((t.name, p, k) for t, p, k in rows),
-                tuple({where for plan in here for where, _ in plan.elsewhere}),
-            )
-            await self._c.announce(mine[0], entry, puts(rows, self._c.now()))
         limit = self._c.limit(Kind.PORT)
-        for project in {plan.fields.project for plan in plans}:
-            owners = [plan.id for plan in plans if plan.fields.project == project]
+        claiming = [plan for plan in plans if plan.elsewhere or limit >= 0]
+        if not claiming:
+            return
+        for network in {plan.network.id for plan in claiming}:
+            here = [plan for plan in claiming if plan.network.id == network]
+            await self._c.write(self._announcement(here))
+            for plan in here:
+                plan.announced = True
+        for project in {plan.fields.project for plan in claiming}:
+            owners = [plan.id for plan in claiming if plan.fields.project == project]
             await self._c.slots.claim_quota(project, "port", owners, limit)
+        for plan in claiming:
+            for where, wish in plan.elsewhere:
+                plan.outside[await self.claim_address(plan.network, plan.id, where, wish)] = wish
+
+    def _announcement(self, plans: Sequence[Plan]) -> list[Write]:
+        """A feed row for plans of one network, beside the index rows that it names."""
+        rows = [row for plan in plans for row in index_rows(self._draft_port(plan))]
+        entry = Entry(
+            Kind.PORT,
+            tuple(plan.id for plan in plans),
+            True,
+            plans[0].network.id,
+            plans[0].fields.project,
+            tuple((t.name, p, k) for t, p, k in rows),
+            tuple({where for plan in plans for where, _ in plan.elsewhere}),
+        )
+        return [self._c.feed.row(plans[0].id, entry), *puts(rows, self._c.now())]
+
+    def _before(self, plans: Sequence[Plan]) -> list[Write]:
+        """What must be there before these are: the announcement, unless it went ahead of their claims."""
+        left = [plan for plan in plans if not plan.announced]
+        return self._announcement(left) if left else []
 
     def _draft_port(self, plan: Plan) -> Port:
         fields = plan.fields
@@ -264,11 +281,6 @@ class PortCreation:
             if len(self._announced) > ANNOUNCED:
                 self._announced.popitem(last=False)
 
-    async def claim_elsewhere(self, plan: Plan) -> None:
-        """Claim what lies outside the home bucket; the home batch makes it count."""
-        for where, wish in plan.elsewhere:
-            plan.outside[await self.claim_address(plan.network, plan.id, where, wish)] = wish
-
     async def claim_address(self, network: Network, port: Id, where: int, wish: Wish) -> bytes:
         """Claim a given or chosen address in its own bucket, for a port whose home is elsewhere."""
 
@@ -283,14 +295,22 @@ class PortCreation:
 
         return (await self.waiting(network, where, apply)).value
 
-    async def waiting(self, network: Network, where: int, apply: Apply[T], weight: int = 1) -> Done[T]:
+    async def waiting(
+        self, network: Network, where: int, apply: Apply[T], before: Before | None = None, weight: int = 1
+    ) -> Done[T]:
         """Change a bucket; wait for the former host of an address that is being released (rule S19)."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._c.config.release_wait
         while True:
             try:
                 return await self._c.ground.change_bucket(
-                    network.id, network.number, where, apply, lambda: self._refresh(network), weight=weight
+                    network.id,
+                    network.number,
+                    where,
+                    apply,
+                    lambda: self._refresh(network),
+                    before=before,
+                    weight=weight,
                 )
             except addressing.Releasing as busy:
                 if loop.time() >= deadline:
@@ -321,26 +341,25 @@ class PortCreation:
     # -- write ------------------------------------------------------------------------------------------------------
 
     async def commit(self, who: Caller, plan: Plan) -> Port:
-        """The one batch that makes a port: port, addresses, MAC, counter."""
+        """One port; in another bucket when the one that was chosen is full meanwhile."""
         for _ in range(MOVES):
             try:
-                done = await self.waiting(
-                    plan.network, bucket_of(plan.id), lambda draft, rev: self._make(who, plan, draft, rev)
-                )
-                port: Port = done.value
-                return port
+                return (await self.commit_together(who, [plan]))[0]
             except BucketFull:
                 await self._move(plan)
         raise exhausted(plan.network)
 
     async def commit_together(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
-        """Ports of one home bucket in one batch: all or none. Raises BucketFull when it has not room for all."""
+        """Ports of one home bucket in one batch, with their addresses, MACs and the counter: all or none.
+
+        Raises BucketFull when it has not room for all.
+        """
         network, where = plans[0].network, bucket_of(plans[0].id)
 
         def make(draft: Draft, rev: int) -> list[Port]:
             return [self._make(who, plan, draft, rev) for plan in plans]
 
-        return (await self.waiting(network, where, make, len(plans))).value
+        return (await self.waiting(network, where, make, lambda: self._before(plans), len(plans))).value
 
     def _make(self, who: Caller, plan: Plan, draft: Draft, rev: int) -> Port:
         fields, present = plan.fields, draft.get(Kind.PORT, plan.id)
@@ -413,15 +432,15 @@ class PortCreation:
         plan.inside, plan.elsewhere = [], []
         new = await self.plan(plan.fields, frozenset({full}))
         plan.id, plan.inside, plan.elsewhere, plan.outside = new.id, new.inside, new.elsewhere, {}
-        await self.announce([plan])
-        await self.claim_elsewhere(plan)
+        plan.announced = False
+        await self.claim([plan])
 
     async def withdraw(self, plans: Sequence[Plan]) -> None:
         """Take back what plans have claimed but not committed; what is forgotten here is found by the echo."""
-        stamp = self._c.now()
-        rows = [row for plan in plans for row in index_rows(self._draft_port(plan))]
-        await self._c.write([Write(table, where, key, None, stamp) for table, where, key in rows])
-        for plan in plans:
+        claiming = [plan for plan in plans if plan.announced]
+        rows = [row for plan in claiming for row in index_rows(self._draft_port(plan))]
+        await self._c.write(drops(rows, self._c.now()))
+        for plan in claiming:
             for ip in plan.outside:
                 undo = _unclaim(plan.id, ip)
                 await self._c.ground.change_bucket(plan.network.id, plan.network.number, bucket(ip), undo)
@@ -439,16 +458,24 @@ class PortCreation:
         """After the commit: every group must still be there (rule D4); raises SecurityGroupNotFound."""
         for group in {group for port in ports for group in port.groups}:
             look = self._looks.get(group)
-            if look is None:
-                look = self._looks[group] = asyncio.create_task(self._stands(group))
-            if not await asyncio.shield(look):
+            seen = None
+            if look is not None:
+                seen = look.result() if look.done() else await asyncio.shield(look)
+            if not (await self._look(group) if seen is None else seen):
                 raise not_found("security_group", text(group))
 
-    async def _stands(self, group: Id) -> bool:
-        """Read once for all whose commit came before this begins: those of one batch ask in the same turn."""
-        del self._looks[group]
-        read = await self._c.store.read(GROUPS, (home_of(group),), prefix=(int(Kind.GROUP),), serial=True)
-        return bool(read.rows) and read.statics[1] != NetworkState.DELETING
+    async def _look(self, group: Id) -> bool:
+        """What is seen counts for all who ask in this turn of the loop: their commits came before the look began."""
+        loop = asyncio.get_running_loop()
+        look = self._looks[group] = loop.create_future()
+        loop.call_soon(self._looks.pop, group, None)
+        stands: bool | None = None
+        try:
+            read = await self._c.store.read(GROUPS, (home_of(group),), prefix=(int(Kind.GROUP),), serial=True)
+            stands = bool(read.rows) and read.statics[1] != NetworkState.DELETING
+            return stands
+        finally:
+            look.set_result(stands)
 
     async def claim_mac(self, network: Network, port: Id, mac: bytes) -> None:
         """A given MAC whose bucket is not the port's home."""

@@ -22,7 +22,7 @@ from planes.management.port_create import BucketFull, Plan, PortCreation
 from planes.management.port_update import PortChange
 from planes.model.addresses import bucket, ip_text, mac_text, parse_ip
 from planes.model.enums import Kind
-from planes.model.errors import AlcorError, not_found
+from planes.model.errors import AlcorError, Unavailable, not_found
 from planes.model.ids import bucket_of, home_of, is_ours, number_of, parse, text
 from planes.model.query import Listing, Query
 from planes.model.requests import PortCreate, PortUpdate
@@ -64,14 +64,10 @@ class Ports:
         return [self._view(port, None) for port in ports]
 
     async def _claim(self, plans: Sequence[Plan]) -> None:
-        """Announce them, and claim what lies outside their home buckets."""
-        await self._creation.announce(plans)
         try:
-            for plan in plans:
-                if plan.elsewhere:
-                    await self._creation.claim_elsewhere(plan)
-        except AlcorError:
-            await asyncio.shield(self._creation.withdraw(plans))
+            await self._creation.claim(plans)
+        except AlcorError as error:
+            await self._give_up(plans, error)
             raise
 
     async def _commit(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
@@ -102,23 +98,28 @@ class Ports:
                 return await self._creation.commit_together(who, plans)
             except BucketFull:
                 pass
-            except AlcorError:
-                await asyncio.shield(self._creation.withdraw(plans))
+            except AlcorError as error:
+                await self._give_up(plans, error)
                 raise
         done = await _all(self._one(who, plan) for plan in plans)
         ports = [item for item in done if isinstance(item, Port)]
-        if (error := next((item for item in done if isinstance(item, BaseException)), None)) is not None:
+        if failed := [item for item in done if isinstance(item, BaseException)]:
             for port in ports:
                 await asyncio.shield(self._delete(port, who.change.id))
-            raise error
+            raise failed[0]
         return ports
 
     async def _one(self, who: Caller, plan: Plan) -> Port:
         try:
             return await self._creation.commit(who, plan)
-        except AlcorError:
-            await asyncio.shield(self._creation.withdraw([plan]))
+        except AlcorError as error:
+            await self._give_up([plan], error)
             raise
+
+    async def _give_up(self, plans: Sequence[Plan], error: AlcorError) -> None:
+        """Take claims back; but where a commit may have happened, the echo finds out and finishes or undoes it."""
+        if not isinstance(error, Unavailable):
+            await asyncio.shield(self._creation.withdraw(plans))
 
     def _follow(self, who: Caller, ports: Sequence[Port]) -> None:
         who.change.mark("publish")

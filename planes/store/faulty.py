@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from msgspec import Struct
 
-from planes.store.protocol import Batch, Partition, Store, Unavailable, UnknownOutcome, Values, Write
+from planes.store.protocol import Batch, Partition, Store, Unavailable, UnknownOutcome, Values, Write, in_turn
 from planes.store.schema import Table
 
 T = TypeVar("T")
@@ -114,7 +114,9 @@ class FaultyStore:
             await self.settle(table, partition)
         return await self._inner.read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
 
-    async def commit(self, batch: Batch) -> bool:
+    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
+        if before:
+            return await in_turn(self, batch, before)
         fault = await self._before("commit", batch.table)
         if fault is Fault.LATE:
             self._late.append(batch)

@@ -10,7 +10,7 @@ by a serial read before anything else is tried (rule D5).
 import asyncio
 import random
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ from msgspec import Struct
 from planes.model.errors import AlcorError
 from planes.model.errors import Unavailable as Busy
 from planes.model.resources import Body
-from planes.store.protocol import Batch, Partition, Store, StoreError, Unavailable, UnknownOutcome, Value, Values
+from planes.store.protocol import Batch, Partition, Store, StoreError, Unavailable, UnknownOutcome, Value, Values, Write
 from planes.store.rows import decode, to_row
 from planes.store.schema import Table
 
@@ -116,18 +116,33 @@ class Done(Struct, Generic[T], frozen=True):
 
 Apply = Callable[[Draft, int], T]
 Prepare = Callable[[], Awaitable[None]]
+Before = Callable[[], Sequence[Write]]
 
 
 class _Waiting:
-    __slots__ = ("apply", "future", "prepare", "weight")
+    __slots__ = ("apply", "before", "future", "prepare", "weight")
 
     def __init__(
-        self, apply: Apply[Any], prepare: Prepare | None, future: "asyncio.Future[Done[Any]]", weight: int
+        self,
+        apply: Apply[Any],
+        prepare: Prepare | None,
+        before: Before | None,
+        weight: int,
+        future: "asyncio.Future[Done[Any]]",
     ) -> None:
         self.apply = apply
-        self.weight = weight
         self.prepare = prepare
+        self.before = before
+        self.weight = weight
         self.future = future
+
+
+class _Built(Struct):
+    """One batch: what it writes, the writes that precede it, and what it makes of the view."""
+
+    batch: Batch
+    before: list[Write]
+    edits: dict[tuple[int, bytes], Body | None]
 
 
 class _Desk:
@@ -186,19 +201,26 @@ class Partitions:
             desk.view = None
 
     async def change(
-        self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None = None, weight: int = 1
+        self,
+        table: Table,
+        partition: Values,
+        apply: Apply[T],
+        prepare: Prepare | None = None,
+        before: Before | None = None,
+        weight: int = 1,
     ) -> Done[T]:
         """Run `apply(draft, revision)` and commit its edits. What `apply` raises comes back; nothing happens.
 
         A commit proves that what this instance remembered was right; a refusal, and a finding that there is nothing to
         do, prove nothing, so they are decided anew on what the store has now. `prepare` is awaited before `apply` runs
-        again: it re-reads what `apply` relies on. `weight`: objects that it changes, of which a batch holds `BATCH` at
-        most (or one operation). Raises Unavailable (503) when the store does not answer or the race
-        is lost too often.
+        again: it re-reads what `apply` relies on. `before` gives the writes that must be there before the edits are; it
+        is asked at each try, just before the batch leaves, and not at all when nothing is edited. `weight`: objects
+        that the operation changes, of which a batch holds `BATCH` at most (or one operation). Raises Unavailable (503)
+        when the store does not answer or the race is lost too often.
         """
         remembered = self.peek(table, partition) is not None
         try:
-            done = await self._submit(table, partition, apply, prepare, weight)
+            done = await self._submit(table, partition, apply, prepare, before, weight)
         except Exception as error:
             if not remembered or isinstance(error, Busy):
                 raise
@@ -208,20 +230,26 @@ class Partitions:
         await self.view(table, partition, fresh=True)
         if prepare is not None:
             await prepare()
-        return await self._submit(table, partition, apply, prepare, weight)
+        return await self._submit(table, partition, apply, prepare, before, weight)
 
     async def _submit(
-        self, table: Table, partition: Values, apply: Apply[T], prepare: Prepare | None, weight: int
+        self,
+        table: Table,
+        partition: Values,
+        apply: Apply[T],
+        prepare: Prepare | None,
+        before: Before | None,
+        weight: int,
     ) -> Done[T]:
-        """Queue an operation and wait for it."""
+        """Queue an operation and wait for it; who gives up waiting does not undo it."""
         desk = self._desk(table, partition)
         if len(desk.queue) >= QUEUE:
             raise Busy("Too many changes wait for the same partition.")
         future: asyncio.Future[Done[Any]] = asyncio.get_running_loop().create_future()
-        desk.queue.append(_Waiting(apply, prepare, future, weight))
+        desk.queue.append(_Waiting(apply, prepare, before, weight, future))
         if desk.worker is None:
             desk.worker = asyncio.create_task(self._work(desk, table, partition), name=f"{table.name}{partition}")
-        return cast("Done[T]", await asyncio.shield(future))
+        return cast("Done[T]", await future)
 
     async def idle(self) -> None:
         """Return when nothing is under way."""
@@ -274,13 +302,13 @@ class Partitions:
                 desk.view = await self._load(table, partition)
                 if attempt:
                     taken = await _prepared(taken)
-            batch, done = self._build(desk.view, table, partition, taken)
+            built, done = self._build(desk.view, table, partition, taken)
             taken = [waiting for waiting, _ in done]
-            if batch is None:
+            if built is None:
                 _answer(done)
                 return
-            if await self._commit(desk, table, batch):
-                self._merge(desk, batch[1], batch[2])
+            if await self._commit(desk, built):
+                _merge(desk, built)
                 _answer(done)
                 return
             self.conflicts += 1
@@ -289,11 +317,10 @@ class Partitions:
 
     def _build(
         self, view: View, table: Table, partition: Values, taken: list[_Waiting]
-    ) -> tuple[
-        tuple[Batch, dict[tuple[int, bytes], Body | None], dict[str, Value]] | None, list[tuple[_Waiting, Done[Any]]]
-    ]:
+    ) -> tuple[_Built | None, list[tuple[_Waiting, Done[Any]]]]:
         """Run the operations on a view. Those that raise are answered; the others make one batch (None: no edits)."""
         edits: dict[tuple[int, bytes], Body | None] = {}
+        before: list[Write] = []
         revs: dict[tuple[int, bytes], int] = {}
         statics: dict[str, Value] = {}
         done: list[tuple[_Waiting, Done[Any]]] = []
@@ -311,6 +338,8 @@ class Partitions:
                 edits.update(draft.edits)
                 revs.update(dict.fromkeys(draft.edits, rev))
                 statics.update(draft.set)
+                if waiting.before is not None:
+                    before += waiting.before()
                 done.append((waiting, Done(value, rev, top)))
                 top = rev
             else:
@@ -326,29 +355,24 @@ class Partitions:
             [to_row(kind, key, revs[kind, key], body) for (kind, key), body in edits.items() if body is not None],
             [where for where, body in edits.items() if body is None],
         )
-        return (batch, edits, statics), done
+        return _Built(batch, before, edits), done
 
-    async def _commit(
-        self,
-        desk: _Desk,
-        table: Table,
-        built: tuple[Batch, dict[tuple[int, bytes], Body | None], dict[str, Value]],
-    ) -> bool:
+    async def _commit(self, desk: _Desk, built: _Built) -> bool:
         """Whether the batch happened. When it did not, the view is forgotten, or is what a serial read found."""
-        batch = built[0]
         try:
-            if await self.store.commit(batch):
+            if await self.store.commit(built.batch, built.before):
                 return True
             desk.view = None
             return False
         except UnknownOutcome:
             desk.view = None
-            return await self._settle(desk, table, batch)
+            return await self._settle(desk, built.batch)
         except Unavailable as error:
             raise Busy(f"The store does not answer: {error}") from error
 
-    async def _settle(self, desk: _Desk, table: Table, batch: Batch) -> bool:
+    async def _settle(self, desk: _Desk, batch: Batch) -> bool:
         """After an unknown outcome: did it happen? If not, it never will, because the counter is raised first."""
+        table = batch.table
         for attempt in range(ATTEMPTS):
             try:
                 read = await self.store.read(table, batch.partition, serial=True)
@@ -372,19 +396,19 @@ class Partitions:
                 await asyncio.sleep(self._rng.uniform(0.005, 0.01 * 2**attempt))
         raise Busy("The outcome of a change could not be learned; the echo will settle it.")
 
-    def _merge(self, desk: _Desk, edits: dict[tuple[int, bytes], Body | None], statics: dict[str, Value]) -> None:
-        view = desk.view
-        if view is None:
-            return
-        for (kind, key), body in edits.items():
-            rows = view.kinds.setdefault(kind, {})
-            if body is None:
-                rows.pop(key, None)
-            else:
-                rows[key] = body
-        if not view.statics:
-            view.statics = {}
-        view.statics.update(statics)
+
+def _merge(desk: _Desk, built: _Built) -> None:
+    """The view as the batch has left the partition."""
+    view = desk.view
+    if view is None:
+        return
+    for (kind, key), body in built.edits.items():
+        rows = view.kinds.setdefault(kind, {})
+        if body is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = body
+    view.statics.update(built.batch.statics)
 
 
 def _take(queue: deque[_Waiting]) -> list[_Waiting]:

@@ -94,10 +94,12 @@ class Store(Protocol):
         For a table without clustering the rows are empty. Raises Unavailable.
         """
 
-    async def commit(self, batch: Batch) -> bool:
+    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         """Apply a conditional batch; False when the condition did not hold. Durable when it returns.
 
-        Raises UnknownOutcome, or Unavailable when it certainly did not happen.
+        `before` are idempotent writes that are durable before the batch can apply: nobody ever sees the batch without
+        them. They may have happened whatever becomes of the batch. Raises UnknownOutcome, or Unavailable when the batch
+        certainly did not happen.
         """
 
     async def write(self, writes: Sequence[Write]) -> None:
@@ -108,3 +110,13 @@ class Store(Protocol):
 
     async def partitions(self, table: Table) -> list[Values]:
         """Every partition key of a small table (hosts, leases), or for repair: a full scan."""
+
+
+async def in_turn(store: Store, batch: Batch, before: Sequence[Write]) -> bool:
+    """`commit` for adapters without a transaction that holds both: first the writes, then the batch."""
+    if before:
+        try:
+            await store.write(before)
+        except UnknownOutcome as error:  # of the writes; the batch was never tried
+            raise Unavailable(*error.args) from error
+    return await store.commit(batch)

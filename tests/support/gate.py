@@ -6,11 +6,11 @@ Made by the mesh, which lets everything through; tests of faults put their own i
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from planes.bus.memory.bus import MemoryBroker, MemoryBus
 from planes.bus.protocol import Disconnected, Handler, NoReply, Subscription
-from planes.store.protocol import Unavailable, UnknownOutcome
+from planes.store.protocol import Store, Unavailable, UnknownOutcome, in_turn
 
 T = TypeVar("T")
 
@@ -137,6 +137,8 @@ class GatedStore:
             try:
                 if name == "now":
                     return await work()
+                if name == "commit" and len(args) > 1 and args[1]:
+                    return await in_turn(cast(Store, self), *args)
                 return await self._gate.through(self._part, f"store.{name}", lambda: work(*args, **how))
             finally:
                 if self._closed:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from planes.store.protocol import Batch, Partition, Store, Values, Write
+from planes.store.protocol import Batch, Partition, Store, Values, Write, in_turn
 from planes.store.schema import Table
 from tests.support.clock import now_us
 
@@ -52,7 +52,9 @@ class SteadyStore:
             self._inner.read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
         )
 
-    async def commit(self, batch: Batch) -> bool:
+    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
+        if before:  # as where no transaction holds both
+            return await in_turn(self, batch, before)
         return await self._step(self._inner.commit(batch))
 
     async def write(self, writes: Sequence[Write]) -> None:

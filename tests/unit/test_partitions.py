@@ -1,7 +1,7 @@
 """Changing one partition: batches, lost races, unknown outcomes (rules D2, D5)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from planes.model.enums import Kind
 from planes.model.errors import Conflict, Unavailable
 from planes.store.faulty import Fault, FaultyStore
 from planes.store.partitions import BATCH, Apply, Draft, Partitions
-from planes.store.protocol import Batch, Partition, Values
+from planes.store.protocol import Batch, Partition, Values, Write
 from planes.store.rows import Mark, to_row
 from planes.store.schema import NETWORKS, Table
 from planes.store.sqlite.store import SqliteStore
@@ -27,9 +27,9 @@ class Rig(FaultyStore):
         super().__init__(inner, lambda call: self.faults.pop(0) if call.op == "commit" and self.faults else Fault.NONE)
         self.batches = 0
 
-    async def commit(self, batch: Batch) -> bool:
+    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         self.batches += 1
-        return await super().commit(batch)
+        return await super().commit(batch, before)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from planes.store.checks import check_batch, check_read, check_writes
 from planes.store.protocol import Batch, Partition, StoreError, Unavailable, Value, Values, Write
@@ -92,7 +92,7 @@ class SqliteStore:
     ) -> Partition:
         check_read(table, partition, prefix, after, limit)
         writer = self._open()
-        if serial and writer.busy:
+        if serial and writer.changes((table.name, partition)):
             await writer.submit(_nothing, 0)
             self._open()
         statements = sql.of(table.name)
@@ -110,10 +110,18 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise file.meaning(error) from error
 
-    async def commit(self, batch: Batch) -> bool:
+    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         check_batch(batch)
+        check_writes(before)
         writer = self._open()
-        return cast(bool, await writer.submit(_conditional(batch), 1 + len(batch.puts) + len(batch.drops)))
+        announce, conditional = _idempotent(before, self._clock()), _conditional(batch)
+
+        def run(connection: sqlite3.Connection) -> Any:
+            announce(connection)
+            return conditional(connection)
+
+        rows = 1 + len(before) + len(batch.puts) + len(batch.drops)
+        return cast(bool, await writer.submit(run, rows, (batch.table.name, batch.partition)))
 
     async def write(self, writes: Sequence[Write]) -> None:
         check_writes(writes)

@@ -29,11 +29,12 @@ Run = Callable[[sqlite3.Connection], Any]
 
 
 class _Job:
-    __slots__ = ("answer", "future", "rows", "run")
+    __slots__ = ("answer", "future", "rows", "run", "where")
 
-    def __init__(self, run: Run, rows: int, future: "asyncio.Future[Any]") -> None:
+    def __init__(self, run: Run, rows: int, where: object, future: "asyncio.Future[Any]") -> None:
         self.run = run
         self.rows = rows
+        self.where = where
         self.future = future
         self.answer: Any = None
 
@@ -60,7 +61,11 @@ class Writer:
         """Whether anything is accepted and not yet answered."""
         return bool(self._queue or self._flying)
 
-    def submit(self, run: Run, rows: int) -> "asyncio.Future[Any]":
+    def changes(self, where: object) -> bool:
+        """Whether a job that was submitted for this partition is not yet answered."""
+        return any(job.where == where for job in (*self._flying, *self._queue))
+
+    def submit(self, run: Run, rows: int, where: object = None) -> "asyncio.Future[Any]":
         """`run` inside the next transaction; its result once that is durable. Raises Unavailable when too much waits.
 
         A caller that is cancelled before its transaction began withdraws the job.
@@ -68,7 +73,7 @@ class Writer:
         if len(self._queue) >= QUEUE:
             raise Unavailable(f"More than {QUEUE} writes wait for the disk.")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.append(_Job(run, rows, future))
+        self._queue.append(_Job(run, rows, where, future))
         if not self._scheduled and not self._flying:
             self._scheduled = True
             self._loop.call_soon(self._begin)
