@@ -6,7 +6,7 @@ A crash between any two writes is undone or finished by the echo.
 
 import asyncio
 import secrets
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -54,18 +54,11 @@ class Plan(Struct):
     elsewhere: list[tuple[int, Wish]]  # addresses to claim in other buckets
     outside: dict[bytes, Wish] = {}  # what was claimed there
     announced: bool = False  # the feed and the indexes name it
+    taking: tuple[tuple[int, int], ...] = ()  # (network, bucket) of each address that it has not got yet
 
     @property
     def network(self) -> Network:
         return self.fields.network
-
-    @property
-    def buckets(self) -> list[tuple[int, int]]:
-        """(network, bucket) of each address."""
-        home = bucket_of(self.id)
-        return [
-            (self.network.number, where) for where in (*(home for _ in self.inside), *(w for w, _ in self.elsewhere))
-        ]
 
 
 class PortCreation:
@@ -77,7 +70,7 @@ class PortCreation:
         self._announced: OrderedDict[tuple[bytes, str], int] = OrderedDict()
         self._spread = secrets.randbits(16)
         #: (network, bucket) → addresses that requests under way will take there
-        self._taking: Counter[tuple[int, int]] = Counter()
+        self._taking: dict[tuple[int, int], int] = {}
         #: looks at groups that began in this turn of the loop; None: cut off
         self._looks: dict[Id, asyncio.Future[bool | None]] = {}
         #: subnet → bucket that had room last
@@ -165,17 +158,20 @@ class PortCreation:
         if fields.security:
             identity = await port_plans.identity(self._c, fields.network, fields.groups)
         id_ = self._c.new_id(network_home(fields.network.number, home))
-        plan = Plan(fields, id_, identity, inside, elsewhere)
-        self._taking.update(plan.buckets)
-        return plan
+        number = fields.network.number
+        taking = (*((number, home) for _ in inside), *((number, where) for where, _ in elsewhere))
+        for spot in taking:
+            self._taking[spot] = self._taking.get(spot, 0) + 1
+        return Plan(fields, id_, identity, inside, elsewhere, taking=taking)
 
     def landed(self, plans: Sequence[Plan]) -> None:
         """These have their addresses, or need none any more."""
         for plan in plans:
-            self._taking.subtract(plan.buckets)
-            for where in plan.buckets:
-                if not self._taking[where]:
-                    del self._taking[where]
+            for spot in plan.taking:
+                self._taking[spot] -= 1
+                if not self._taking[spot]:
+                    del self._taking[spot]
+            plan.taking = ()
 
     async def _open_bucket(self, fields: Fields, wish: Wish, avoid: frozenset[int]) -> tuple[int, Wish]:
         """A bucket with room for an address of the subnet, or of another subnet of the network when it is full."""
@@ -192,7 +188,7 @@ class PortCreation:
                     if where in avoid:
                         continue
                     known = await self._c.ground.bucket_view(number, where)
-                    beside = self._taking[number, where] if share else 0
+                    beside = self._taking.get((number, where), 0) if share else 0
                     if addressing.has_room(known, subnet, where, before, beside):
                         self._last[subnet.id] = where
                         return where, Wish(subnet)
@@ -432,7 +428,7 @@ class PortCreation:
         plan.inside, plan.elsewhere = [], []
         new = await self.plan(plan.fields, frozenset({full}))
         plan.id, plan.inside, plan.elsewhere, plan.outside = new.id, new.inside, new.elsewhere, {}
-        plan.announced = False
+        plan.taking, plan.announced = new.taking, False
         await self.claim([plan])
 
     async def withdraw(self, plans: Sequence[Plan]) -> None:

@@ -5,6 +5,7 @@ Called by `ports`. Raises `planes.model.errors` that name the field and the rule
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -62,7 +63,12 @@ class Fields(Struct, frozen=True, kw_only=True):
 
 def subnets_of(view: View) -> list[Subnet]:
     """The network's usable subnets, oldest first."""
-    return sorted((row for row in view.all(Kind.SUBNET).values() if not row.deleting), key=lambda row: row.created)
+    top, known = view.hints.get("subnets", (None, []))
+    if top != view.top:
+        usable = (row for row in view.all(Kind.SUBNET).values() if not row.deleting)
+        known = sorted(usable, key=lambda row: row.created)
+        view.hints["subnets"] = view.top, known
+    return list(known)
 
 
 def wishes(asked: Sequence[FixedIp], view: View, network: Network) -> tuple[Wish, ...]:
@@ -170,7 +176,8 @@ async def check_groups(context: Context, asked: Sequence[str], who_sees: Any) ->
     return tuple(sorted(found))
 
 
-def identity_key(groups: Sequence[Id]) -> bytes:
+@lru_cache(4096)
+def identity_key(groups: tuple[Id, ...]) -> bytes:
     """The key of a group set's identity row."""
     return hashlib.blake2b(b"".join(groups), digest_size=16).digest()
 

@@ -120,6 +120,39 @@ async def test_a_batch_happens_whole_or_not_at_all(store: Store) -> None:
     assert await store.read(PORTS, where) == Partition((9, 9, None), rows)
 
 
+async def test_nobody_sees_a_batch_without_the_writes_before_it(store: Store) -> None:
+    where, host, top = bucket(), f"h{next(_fresh)}", 200
+    rows, over = range(1, top + 1), asyncio.Event()
+
+    async def look() -> None:
+        while not over.is_set():
+            committed = [row[1] for row in (await store.read(PORTS, where)).rows]
+            written = {row[0] for row in (await store.read(BY_HOST, (host,))).rows}
+            assert written.issuperset(committed)  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+
+    watch = asyncio.create_task(look())
+    for n in rows:
+        key = n.to_bytes(2, "big")
+        write = Write(BY_HOST, (host,), (key,), (n,), n)
+        assert await store.commit(batch(where, n - 1 or None, n, key), [write])
+    over.set()
+    await watch
+    assert len((await store.read(BY_HOST, (host,))).rows) == len((await store.read(PORTS, where)).rows) == top
+
+
+async def test_a_batch_that_is_not_tried_because_its_writes_failed_certainly_did_not_happen(store: Store) -> None:
+    for faults, written in (({0: Fault.REFUSE}, 0), ({0: Fault.HIDE}, 1), ({1: Fault.REFUSE}, 1)):
+        where, host = bucket(), f"h{next(_fresh)}"
+        with pytest.raises(Unavailable):
+            await FaultyStore(store, script(faults)).commit(batch(where, None, 1, b"a"), [by_host(host, 1, 1)])
+        assert len((await store.read(BY_HOST, (host,))).rows) == written
+        assert not (await store.read(PORTS, where)).exists
+    misfit = Write(PORTS, bucket(), (1, b"a"), (1, b""), 1)
+    with pytest.raises(ValueError, match="guarded"):
+        await store.commit(batch(where, None, 1), [misfit])
+
+
 async def test_statics_that_a_batch_does_not_name_stay(store: Store) -> None:
     where = bucket()
     await store.commit(batch(where, None, 1, floor=3, sealed=1))
