@@ -214,7 +214,6 @@ class Ports:
             tuple((t.name, p, k) for t, p, k in index_rows(port)),
             tuple({bucket(ip) for _, ip in port.fixed if bucket(ip) != bucket_of(port.id)}),
         )
-        await c.write([c.feed.row(port.id, entry)])
 
         def apply(draft: Draft, rev: int) -> Port:
             row: Port | None = draft.get(Kind.PORT, port.id)
@@ -229,7 +228,10 @@ class Ports:
             return new
 
         number, home = number_of(port.id), bucket_of(port.id)
-        row = (await c.ground.change_bucket(port.network, number, home, apply, None, traceparent)).value
+        done = await c.ground.change_bucket(
+            port.network, number, home, apply, None, traceparent, lambda: [c.feed.row(port.id, entry)]
+        )
+        row = done.value
         await self._change.mark_outside(row, [ip for _, ip in row.fixed], AddressState.RELEASING)
         holder = row.leaving or row.host
         if not holder or (c.plane.hosts.dead(holder) and await c.plane.hosts.fence(holder)):

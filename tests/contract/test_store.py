@@ -128,7 +128,7 @@ async def test_nobody_sees_a_batch_without_the_writes_before_it(store: Store) ->
         while not over.is_set():
             committed = [row[1] for row in (await store.read(PORTS, where)).rows]
             written = {row[0] for row in (await store.read(BY_HOST, (host,))).rows}
-            assert written.issuperset(committed)  # type: ignore[arg-type]
+            assert written.issuperset(committed)
             await asyncio.sleep(0)
 
     watch = asyncio.create_task(look())
@@ -142,8 +142,9 @@ async def test_nobody_sees_a_batch_without_the_writes_before_it(store: Store) ->
 
 
 async def test_a_batch_that_is_not_tried_because_its_writes_failed_certainly_did_not_happen(store: Store) -> None:
+    where = bucket()
     for faults, written in (({0: Fault.REFUSE}, 0), ({0: Fault.HIDE}, 1), ({1: Fault.REFUSE}, 1)):
-        where, host = bucket(), f"h{next(_fresh)}"
+        host = f"h{next(_fresh)}"
         with pytest.raises(Unavailable):
             await FaultyStore(store, script(faults)).commit(batch(where, None, 1, b"a"), [by_host(host, 1, 1)])
         assert len((await store.read(BY_HOST, (host,))).rows) == written
