@@ -8,7 +8,7 @@ import asyncio
 import gc
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -77,9 +77,9 @@ class Rig:
             seen["commits"] += text == "COMMIT"
             seen["rows"] += text.startswith(("INSERT", "UPDATE", "DELETE")) and " changes " not in text
 
-        def task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **how: Any) -> asyncio.Task[Any]:
+        def task(loop: asyncio.AbstractEventLoop, work: Any) -> asyncio.Task[Any]:
             seen["tasks"] += 1
-            return asyncio.Task(work, loop=loop, **how)
+            return asyncio.Task(work, loop=loop)
 
         def called(_: FrameType, event: str, __: Any) -> None:
             seen["calls"] += event == "call"
@@ -112,9 +112,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 def within(cost: Cost, budget: Cost) -> None:
-    over = [
-        f"{name} {is_} > {asdict(budget)[name]}" for name, is_ in asdict(cost).items() if is_ > asdict(budget)[name]
-    ]
+    most = asdict(budget)
+    over = [f"{name} {used} > {most[name]}" for name, used in asdict(cost).items() if used > most[name]]
     assert not over, f"over budget: {', '.join(over)}"
 
 
@@ -133,7 +132,7 @@ async def test_an_ack(rig: Rig) -> None:
     async def ack() -> None:
         port = await rig.cloud.plane.ground.port(id_ := next(ids))
         assert port is not None
-        item = Applied(ObjectKind.PORT, b"", id_, port.goal_rev, port.change)
+        item = Applied(ObjectKind.PORT, b"", id_, port.goal_rev, change=port.change)
         await rig.cloud.plane.acks.store("h1", [item])
 
     within(await rig.cost(ack), Cost(rows=1, reads=0, commits=1, messages=0, tasks=0, calls=85, kept=1))
