@@ -183,7 +183,10 @@ class Partitions:
         """Read the partition; nobody else may join once it begins. A running worker's view is left to the worker."""
         async with desk.reading:
             desk.loading = None
-            worked = desk.worker is not None
+            worked, known = desk.worker is not None, desk.view
+            if known is not None and await self._holds(table, partition, known):
+                known.hints.clear()  # what was looked for in vain is looked for anew
+                return known
             view = await self._load(table, partition)
             if desk.view is None or not (worked or desk.worker is not None):
                 desk.view = view
@@ -273,9 +276,18 @@ class Partitions:
                 del self._desks[where]
                 return
 
-    async def _load(self, table: Table, partition: Values, serial: bool = False) -> View:
+    async def _load(self, table: Table, partition: Values) -> View:
+        return View(table, await self._stored(table, partition))
+
+    async def _holds(self, table: Table, partition: Values, view: View) -> bool:
+        """Whether the store has nothing newer than the view: every batch raises the counter, so one row tells."""
+        top = view.top
+        found = View(table, await self._stored(table, partition, limit=1))
+        return found.top == top == view.top and bool(found.statics) == bool(view.statics)
+
+    async def _stored(self, table: Table, partition: Values, limit: int = 0) -> Partition:
         try:
-            return View(table, await self.store.read(table, partition, serial=serial))
+            return await self.store.read(table, partition, limit=limit)
         except StoreError as error:
             raise Busy(f"The store does not answer: {error}") from error
 

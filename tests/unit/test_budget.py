@@ -135,7 +135,7 @@ async def test_an_ack(rig: Rig) -> None:
         item = Applied(ObjectKind.PORT, b"", id_, port.goal_rev, change=port.change)
         await rig.cloud.plane.acks.store("h1", [item])
 
-    within(await rig.cost(ack), Cost(rows=1, reads=0, commits=1, messages=0, tasks=0, calls=85, kept=1))
+    within(await rig.cost(ack), Cost(rows=1, reads=0, commits=1, messages=0, tasks=0, calls=95, kept=1))
 
 
 async def test_a_delete_of_a_port_whose_host_is_gone(rig: Rig) -> None:

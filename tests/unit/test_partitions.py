@@ -151,12 +151,12 @@ async def test_fresh_reads_are_shared_only_by_those_who_asked_before_it_began(
     began, go = asyncio.Queue[int](), asyncio.Semaphore(0)
     inner, reads = store.read, 0
 
-    async def read(table: Table, partition: Values, *, serial: bool = False) -> Partition:
+    async def read(table: Table, partition: Values, *, limit: int = 0) -> Partition:
         nonlocal reads
         reads += 1
         began.put_nowait(reads)
         await go.acquire()
-        return await inner(table, partition, serial=serial)
+        return await inner(table, partition, limit=limit)
 
     monkeypatch.setattr(store, "read", read)
     early = [asyncio.create_task(parts.view(NETWORKS, WHERE, fresh=True)) for _ in range(20)]
@@ -168,5 +168,30 @@ async def test_fresh_reads_are_shared_only_by_those_who_asked_before_it_began(
     go.release()
     second = await asyncio.gather(*late)
     assert reads == 2
-    assert len({id(view) for view in first}) == len({id(view) for view in second}) == 1
-    assert first[0] is not second[0]
+    assert len({id(view) for view in (*first, *second)}) == 1
+
+
+async def test_a_fresh_read_of_what_has_not_changed_reads_one_row_and_keeps_the_view(
+    store: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, other = Partitions(store, now_us), Partitions(store, now_us)
+    for n in range(9):
+        await parts.change(NETWORKS, WHERE, put(bytes([n])))
+    view = await parts.view(NETWORKS, WHERE)
+    view.hints["looked"] = True
+    inner, rows = store.read, []
+
+    async def read(table: Table, partition: Values, *, limit: int = 0) -> Partition:
+        found = await inner(table, partition, limit=limit)
+        rows.append(len(found.rows))
+        return found
+
+    monkeypatch.setattr(store, "read", read)
+    assert await parts.view(NETWORKS, WHERE, fresh=True) is view
+    assert rows == [1]
+    assert not view.hints
+    await other.change(NETWORKS, WHERE, put(b"theirs"))
+    rows.clear()
+    newer = await parts.view(NETWORKS, WHERE, fresh=True)
+    assert newer.get(Kind.BUCKET, b"theirs") is not None
+    assert rows == [1, 10]
