@@ -3,18 +3,24 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
-from bench.cloud import Running, cloud, empty_server, network
+import uvloop
+
+from bench.cloud import Bare, Running, bare, cloud, empty_server, network
 from bench.load import Outcome, drive, request
 from bench.machine import Meter, rss_mib
 from bench.report import Budget, Figure, at_least, at_most
+from bench.swarm import Swarm
 
 CLIENTS = 64
 SECONDS = 6.0
 #: MiB of a process that nobody uses, by what its name begins with; agents are called h1, h2
 IDLE = {"api": 120, "nats": 30, "h": 60}
 BULK = 100
+#: simulated ones, which ack every port that they are told of
+HOSTS = 8
 
 
 def idle() -> list[Figure]:
@@ -32,27 +38,42 @@ def idle() -> list[Figure]:
 
 
 def creates() -> list[Figure]:
-    """One port per request from 64 clients, beside a handler that does nothing with the same body."""
-    figures = []
-    with cloud() as running, empty_server() as (port, pid):
-        body = json.dumps({"port": {"network_id": running.network, "name": "bench"}}).encode()
-        call = request("POST", "/v2.0/ports", body)
-        asyncio.run(drive(port, lambda _: call, CLIENTS, seconds=1))
-        asyncio.run(drive(running.port, lambda _: call, CLIENTS, seconds=1))
-        empty, meter = _measured({"empty": pid}, port, call)
-        yardstick = empty.rate
-        figures.append(_figure("empty handler", empty, meter))
-        real, meter = _measured(running.pids, running.port, call)
-        figures.append(
-            _figure("port creates", real, meter, base=("empty handler", yardstick, at_least(0.3, ratio=True)))
-        )
-        half = running.network
-        bulk = json.dumps({"ports": [{"network_id": half, "name": "bench"}] * BULK}).encode()
-        call = request("POST", "/v2.0/ports", bulk)
-        many, meter = _measured(running.pids, running.port, call, clients=4)
-        base = ("port creates", real.rate, at_least(6, ratio=True))
-        figures.append(_figure("ports in bulks of 100", many, meter, scale=BULK, base=base))
+    """Ports by HTTP from 64 clients, one per request and 100, beside a handler that does nothing with the same body."""
+    with bare() as running, empty_server() as (port, pid):
+        net = network(running.client, "10.0.0.0/12")
+        return uvloop.run(_creates(running, net, port, pid))
+
+
+async def _creates(running: Bare, net: str, empty: int, pid: int) -> list[Figure]:
+    swarm = Swarm(running.bus)
+    hosts = await swarm.grow(HOSTS)
+    swarm.start_beats()
+    free = _port_request({"network_id": net, "name": "bench"})
+    bound = [_port_request({"network_id": net, "name": "bench", "binding:host_id": host.name}) for host in hosts]
+    many = json.dumps({"ports": [{"network_id": net, "name": "bench"}] * BULK}).encode()
+    bulk = request("POST", "/v2.0/ports", many)
+    await drive(empty, lambda _: free, CLIENTS, seconds=1)
+    await drive(running.api_port, lambda _: free, CLIENTS, seconds=1)
+
+    yardstick, meter = await _measured({"empty": pid}, empty, lambda _: free)
+    figures = [_figure("empty handler", yardstick, meter)]
+    base = ("empty handler", yardstick.rate, at_least(0.3, ratio=True))
+    single, meter = await _measured(running.pids, running.api_port, lambda _: free)
+    figures.append(_figure("port creates", single, meter, base=base))
+    acked, meter = await _measured(running.pids, running.api_port, lambda n: bound[n % HOSTS])
+    while swarm.total("unacked"):  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.05)
+    figures.append(_figure(f"port creates, acked by {HOSTS} hosts", acked, meter, base=base))
+    bulks, meter = await _measured(running.pids, running.api_port, lambda _: bulk, clients=4)
+    base = ("port creates", single.rate, at_least(6, ratio=True))
+    figures.append(_figure(f"ports in bulks of {BULK}", bulks, meter, scale=BULK, base=base))
+    await swarm.stop_beats()
+    swarm.close()
     return figures
+
+
+def _port_request(port: dict[str, str]) -> bytes:
+    return request("POST", "/v2.0/ports", json.dumps({"port": port}).encode())
 
 
 def active() -> list[Figure]:
@@ -110,9 +131,11 @@ def _until_active(running: Running) -> tuple[Outcome, Meter]:
     return outcome, meter
 
 
-def _measured(pids: dict[str, int], port: int, call: bytes, clients: int = CLIENTS) -> tuple[Outcome, Meter]:
+async def _measured(
+    pids: dict[str, int], port: int, make: Callable[[int], bytes], clients: int = CLIENTS
+) -> tuple[Outcome, Meter]:
     meter = Meter(pids)
-    outcome = asyncio.run(drive(port, lambda _: call, clients, seconds=SECONDS))
+    outcome = await drive(port, make, clients, seconds=SECONDS)
     _check(outcome)
     return outcome, meter
 

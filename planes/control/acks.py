@@ -71,6 +71,11 @@ class Acks:
                 await self._releases.let_go(item.id, host, item.rev)
             self._wake(item.id)
 
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody here waits for a host."""
+        return bool(self._waiters)
+
     def heard(self, items: Iterable[Applied]) -> None:
         """Another instance keeps these acks; those who wait here look again."""
         for item in items:

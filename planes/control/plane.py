@@ -251,6 +251,8 @@ class ControlPlane:
         return Ok(self.hosts.epoch(host))
 
     def _on_heard(self, message: Incoming) -> None:
+        if not self.acks.awaited:
+            return
         opened = self._open(message, Ack)
         if opened is not None:
             self.acks.heard(opened[2].items)
