@@ -5,6 +5,7 @@ a minute ago only when nothing else is left in the network (rule S19). What was 
 that a choice costs the same however full the bucket is.
 """
 
+import math
 from collections.abc import Iterator
 
 from planes.model.addresses import BUCKET_SHIFT, BUCKET_SIZE, generated_mac, ip_bytes, ip_text, mac_text
@@ -13,9 +14,6 @@ from planes.model.errors import Conflict
 from planes.model.ids import Id, text
 from planes.model.resources import Address, AddressState, MacRow, Subnet
 from planes.store.partitions import Draft, View
-
-#: a bucket is looked through again for addresses that have rested long enough after this time, µs
-BEFORE_STEP = 1_000_000
 
 
 class Releasing(Exception):
@@ -40,27 +38,35 @@ def buckets(subnet: Subnet) -> Iterator[int]:
 def has_room(view: View, subnet: Subnet, bucket: int, before: int, beside: int = 0) -> bool:
     """Whether an address of the subnet may be had in this bucket: never used, or free since `before` (µs).
 
-    Counted once after each change of the bucket. `beside`: how many others will be taken there with it.
+    Counted once after each change of the bucket, and when an address has rested long enough. `beside`: how many others
+    will be taken there with it.
     """
     wide = ranges(subnet, bucket)
     if not wide:
         return False
     if max(view.hints.get(subnet.id, 0), wide[0][0]) + beside <= wide[-1][1]:
         return True
-    left, seen = (subnet.id, "left"), (view.top, before // BEFORE_STEP)
-    if view.hints.get(left, (None, 0))[0] != seen:
-        view.hints[left] = seen, _left(view, wide, before)
-    return bool(view.hints[left][1] > beside)
+    top, since, until, left = view.hints.get((subnet.id, "left"), (-1, 0, 0, 0))
+    if top != view.top or not since <= before < until:
+        since, until, left = _left(view, wide, before)
+        view.hints[subnet.id, "left"] = view.top, since, until, left
+    return bool(left > beside)
 
 
-def _left(view: View, wide: list[tuple[int, int]], before: int) -> int:
-    """How many addresses may be had."""
-    rows, left = view.all(Kind.IP), 0
+def _left(view: View, wide: list[tuple[int, int]], before: int) -> tuple[int, float, int]:
+    """(since, until, count): so many addresses may be had for a `before` in between, while nothing changes here."""
+    rows, left, since, until = view.all(Kind.IP), 0, 0, math.inf
     for start, end in wide:
         for n in range(start, end + 1):
             row: Address | None = rows.get(ip_bytes(n))
-            left += row is None or (row.state == AddressState.FREE and row.since <= before)
-    return left
+            if row is None:
+                left += 1
+            elif row.state == AddressState.FREE:
+                if row.since <= before:
+                    left, since = left + 1, max(since, row.since)
+                else:
+                    until = min(until, row.since)
+    return since, until, left
 
 
 def choose(draft: Draft, subnet: Subnet, bucket: int) -> bytes | None:
