@@ -1,4 +1,4 @@
-"""Whether what a caller hands to a store fits the table definition; the same answer from every adapter.
+"""Whether what a caller hands to a store fits the table definition, and what a read asks for; the same in every adapter.
 
 Called by adapters before anything is queued or sent. A misfit is a bug of the caller: ValueError, nothing happens.
 """
@@ -68,6 +68,17 @@ def check_read(table: Table, partition: Values, prefix: Values, after: Values, l
             _whole(table, part, table.clustering[: len(values)], values)
     if limit < 0:
         raise ValueError(f"{table.name}: limit is 0 (all) or more, not {limit}")
+
+
+def beyond(prefix: Values, after: Values) -> Values | None:
+    """What must be exceeded behind the prefix; () nothing, None: no row can be both."""
+    common = min(len(prefix), len(after))
+    head, start = cast("tuple[int, ...]", prefix[:common]), cast("tuple[int, ...]", after[:common])
+    if head > start:
+        return ()
+    if head < start or (after and len(after) <= len(prefix)):
+        return None
+    return after[common:]
 
 
 def _whole(table: Table, part: str, columns: Columns, values: Values, null: bool = False) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from planes.store.cassandra.store import CassandraStore
 from planes.store.faulty import Fault, FaultyStore, Killed, script, seeded
 from planes.store.protocol import Batch, Partition, Store, Unavailable, UnknownOutcome, Values, Write
 from planes.store.schema import BY_GROUP, BY_HOST, BY_PROJECT, FEED, FREE, GUARDED, HOSTS, PORT_STATUS, PORTS, Table
@@ -33,9 +34,13 @@ class Rig:
         return self.store
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", pytest.param("cassandra", marks=pytest.mark.server)])
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    made = Rig(lambda: SqliteStore(tmp_path / "store.db"))
+    if request.param == "sqlite":
+        made = Rig(lambda: SqliteStore(tmp_path / "store.db"))
+    else:
+        url = request.getfixturevalue("cassandra").url("contract")
+        made = Rig(lambda: CassandraStore(url))
     await made.store.open()
     yield made
     await made.store.close()

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from planes.store.checks import check_batch, check_read, check_writes
+from planes.store.checks import beyond, check_batch, check_read, check_writes
 from planes.store.protocol import Batch, Partition, StoreError, Unavailable, Value, Values, Write
 from planes.store.schema import FREE, Table
 from planes.store.sqlite import file, sql
@@ -96,14 +96,14 @@ class SqliteStore:
             await writer.submit(_nothing, 0)
             self._open()
         statements = sql.of(table.name)
-        beyond = _beyond(prefix, after) if table.clustering else None
+        past = beyond(prefix, after) if table.clustering else None
         most = limit if 0 < limit <= PAGE else PAGE + 1
         try:
             statics, rows = _snapshot(
-                cast(sqlite3.Connection, self._reading), statements, partition, prefix, beyond, most
+                cast(sqlite3.Connection, self._reading), statements, partition, prefix, past, most
             )
             if len(rows) > PAGE:
-                statics, rows = await self._long(statements, partition, prefix, beyond or (), limit or -1)
+                statics, rows = await self._long(statements, partition, prefix, past or (), limit or -1)
             if table.guard:
                 return Partition(statics or (None,) * len(table.statics), rows, statics is not None)
             return Partition((), rows, bool(rows) or self._any(statements, partition))
@@ -182,7 +182,7 @@ class SqliteStore:
         return cast(sqlite3.Connection, self._reading).execute(statements.any, partition).fetchone() is not None
 
     async def _long(
-        self, statements: sql.Statements, partition: Values, prefix: Values, beyond: Values, limit: int
+        self, statements: sql.Statements, partition: Values, prefix: Values, past: Values, limit: int
     ) -> tuple[Values | None, list[Values]]:
         """Like `_snapshot`, pausing. On its own connection: an open snapshot would hide new commits from others."""
         async with self._scan:
@@ -191,8 +191,8 @@ class SqliteStore:
             connection.execute("BEGIN")
             try:
                 statics = _statics(connection, statements, partition)
-                text = statements.read(len(prefix), len(beyond))
-                cursor = connection.execute(text, (*partition, *prefix, *beyond, limit))
+                text = statements.read(len(prefix), len(past))
+                cursor = connection.execute(text, (*partition, *prefix, *past, limit))
                 rows: list[Values] = []
                 while page := cursor.fetchmany(PAGE):
                     rows += page
@@ -222,17 +222,6 @@ def _touch(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {sql.VERSION}")
 
 
-def _beyond(prefix: Values, after: Values) -> Values | None:
-    """What must be exceeded behind the prefix; () nothing, None: no row can be both."""
-    common = min(len(prefix), len(after))
-    head, start = cast("tuple[int, ...]", prefix[:common]), cast("tuple[int, ...]", after[:common])
-    if head > start:
-        return ()
-    if head < start or (after and len(after) <= len(prefix)):
-        return None
-    return after[common:]
-
-
 def _statics(connection: sqlite3.Connection, statements: sql.Statements, partition: Values) -> Values | None:
     if not statements.table.statics:
         return None
@@ -244,21 +233,21 @@ def _snapshot(
     statements: sql.Statements,
     partition: Values,
     prefix: Values,
-    beyond: Values | None,
+    past: Values | None,
     limit: int,
 ) -> tuple[Values | None, list[Values]]:
     """Statics and rows of the same moment."""
-    if beyond is None:
+    if past is None:
         return _statics(connection, statements, partition), []
-    text = statements.read(len(prefix), len(beyond))
+    text = statements.read(len(prefix), len(past))
     if not statements.table.statics:
-        return None, connection.execute(text, (*partition, *prefix, *beyond, limit)).fetchall()
+        return None, connection.execute(text, (*partition, *prefix, *past, limit)).fetchall()
     connection.execute("BEGIN")
     try:
         statics = _statics(connection, statements, partition)
         if statics is None:
             return None, []
-        return statics, connection.execute(text, (*partition, *prefix, *beyond, limit)).fetchall()
+        return statics, connection.execute(text, (*partition, *prefix, *past, limit)).fetchall()
     finally:
         file.rollback(connection)
 

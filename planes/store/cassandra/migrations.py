@@ -1,0 +1,100 @@
+"""Bring a keyspace to this version's schema: once, whoever starts first, however many start.
+
+Called by the Cassandra store when it opens. A lease in `meta` (a row with a life, renewed before every statement) lets
+one process work; the others wait for the version. Every statement may be repeated, so a process that dies on the way is
+followed by the next. A process without the right to change the schema can open a keyspace that is ready.
+"""
+
+import asyncio
+import random
+import secrets
+
+from planes.model.errors import Invalid
+from planes.store.cassandra import cql
+from planes.store.cassandra.session import READ, SERIAL, CassandraSession
+from planes.store.cassandra.url import Address
+from planes.store.protocol import Unavailable, UnknownOutcome
+
+#: seconds: life of the lease, and how long others wait for its holder
+LEASE, PATIENCE = 90, 300.0
+
+
+async def migrate(session: CassandraSession, address: Address) -> None:
+    """Raises Unavailable for a keyspace that is newer than this program, or shaped differently."""
+    name = address.keyspace
+    if not await _exists(session, name):
+        if not address.replicas:
+            raise Invalid(f"Keyspace {name} does not exist; say replication=3 in the store's URL to create it.")
+        await session.execute(cql.keyspace(name, address.replicas))
+    if not await _exists(session, name, "meta"):
+        await session.execute(cql.meta(name))
+    owner, waited = secrets.token_hex(8), 0.0
+    while await _version(session, name) != cql.VERSION:
+        if await _lease(session, name, owner):
+            await _work(session, name, owner)
+        elif waited > PATIENCE:
+            raise Unavailable(f"Keyspace {name}: another process has been migrating it for {PATIENCE:.0f} s.")
+        else:
+            pause = random.uniform(0.1, 0.5)
+            waited += pause
+            await asyncio.sleep(pause)
+    await _check(session, name)
+
+
+async def _work(session: CassandraSession, name: str, owner: str) -> None:
+    """Statement by statement, each under a fresh lease; then the version, and the lease is given back."""
+    version = await _version(session, name)
+    statements = cql.create(name)
+    if version:
+        statements = [text for step in cql.MIGRATIONS[version - 1 :] for text in step] + statements
+    for text in statements:
+        await _keep(session, name, owner)
+        await session.execute(text)
+    await _keep(session, name, owner)
+    await session.conditional(
+        [(f"UPDATE {name}.meta SET version = ? WHERE name = ? IF version = ?", (cql.VERSION, "schema", version))]
+    )
+    await session.conditional([(f"DELETE FROM {name}.meta WHERE name = ? IF owner = ?", ("migrator", owner))])
+
+
+async def _version(session: CassandraSession, name: str) -> int | None:
+    """None: no tables yet."""
+    rows = await session.rows(SERIAL, (f"SELECT version FROM {name}.meta WHERE name = ?", ("schema",)))
+    version: int | None = rows[0][0] if rows else None
+    if version is not None and version > cql.VERSION:
+        raise Unavailable(f"Keyspace {name} has version {version}, this program knows {cql.VERSION}: it is too old.")
+    return version
+
+
+async def _lease(session: CassandraSession, name: str, owner: str) -> bool:
+    """Whether the right to migrate is ours. Not to know is no: it ends by itself."""
+    insert = f"INSERT INTO {name}.meta (name, owner) VALUES (?, ?) IF NOT EXISTS USING TTL {LEASE}"
+    try:
+        return await session.conditional([(insert, ("migrator", owner))])
+    except UnknownOutcome:
+        return False
+
+
+async def _keep(session: CassandraSession, name: str, owner: str) -> None:
+    renew = f"UPDATE {name}.meta USING TTL {LEASE} SET owner = ? WHERE name = ? IF owner = ?"
+    if not await session.conditional([(renew, (owner, "migrator", owner))]):
+        raise Unavailable(f"Keyspace {name}: another process took over its migration; start again.")
+
+
+async def _exists(session: CassandraSession, keyspace: str, table: str = "") -> bool:
+    if table:
+        text = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?"
+        return bool(await session.rows(READ, (text, (keyspace, table))))
+    text = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?"
+    return bool(await session.rows(READ, (text, (keyspace,))))
+
+
+async def _check(session: CassandraSession, name: str) -> None:
+    """Every table has the columns that the statements name."""
+    text = "SELECT table_name, column_name FROM system_schema.columns WHERE keyspace_name = ?"
+    found: dict[str, set[str]] = {}
+    for table, column in await session.rows(READ, (text, (name,))):
+        found.setdefault(table, set()).add(column)
+    for table, columns in cql.shapes().items():
+        if found.get(table) != columns:
+            raise Unavailable(f"Keyspace {name}: table {table} does not have the columns of version {cql.VERSION}.")
