@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 DRAIN = 10
 #: seconds for which a start waits for the bus
 GRACE = 1.0
-SQLITE = "sqlite:///"
+SQLITE, CASSANDRA = "sqlite:///", "cassandra://"
 #: VXLAN's share of a packet
 OVERHEAD = 50
 
@@ -65,8 +65,7 @@ def check(settings: Settings) -> None:
         raise Invalid(f"Authentication mode '{settings.auth}' is not available in this version, only none.")
     if not _is_loopback(settings.api_host):
         raise Invalid(f"Setting api_host is '{settings.api_host:.80}': without authentication it must be loopback.")
-    if not settings.store.startswith(SQLITE):
-        raise Invalid("Setting store must be sqlite:///path.")
+    store_of(settings.store)
 
 
 def _is_loopback(host: str) -> bool:
@@ -76,11 +75,22 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def store_of(url: str) -> Store:
+    """The store that a URL names, not yet open. Raises Invalid for a URL that makes no sense."""
+    if url.startswith(SQLITE):
+        return SqliteStore(url.removeprefix(SQLITE))
+    if url.startswith(CASSANDRA):
+        from planes.store.cassandra.store import CassandraStore  # here: its driver costs every other start 0.2 s
+
+        return CassandraStore(url)
+    raise Invalid("Setting store must be sqlite:///path or cassandra://host1,host2/keyspace.")
+
+
 @asynccontextmanager
 async def planes(settings: Settings, observer: Observer) -> AsyncIterator[Cloud]:
     """A running cloud on the store and bus that the settings name; closed in reverse."""
     async with contextlib.AsyncExitStack() as stack:
-        store = SqliteStore(settings.store.removeprefix(SQLITE))
+        store = store_of(settings.store)
         await store.open()
         stack.push_async_callback(store.close)
         bus = NatsBus(settings.nats, "alcor-api", credentials=settings.nats_creds)

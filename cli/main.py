@@ -58,7 +58,11 @@ def cloud_options(function: F) -> F:
 @cli.command()
 @click.option("--hosts", type=click.IntRange(1, 64), default=2, show_default=True, help="Hosts, each with an agent.")
 @cloud_options
-@click.option("--store", metavar="URL", help="sqlite:///path [default: SQLite in the data directory].")
+@click.option(
+    "--store",
+    metavar="URL",
+    help="sqlite:///path or cassandra://host/keyspace [default: SQLite in the data directory].",
+)
 @click.option("--auth", metavar="MODE", help="none, embedded or keystone [default: none].")
 @as_json
 @example("alcor up --hosts 3 --data /tmp/cloud")

@@ -26,10 +26,10 @@ def checked_auth(settings: Settings) -> None:
 
 def store_url(settings: Settings) -> str:
     """The store's URL; by default a file in the data directory."""
-    if settings.store == "cassandra" or settings.store.startswith("cassandra:"):
-        raise Failure("The Cassandra store is not available in this version; use sqlite:///path.")
-    if settings.store and not settings.store.startswith("sqlite:///"):
-        raise Failure(f"Setting store is '{masked(settings.store)}'; it must be sqlite:///path.")
+    if settings.store and not settings.store.startswith(("sqlite:///", "cassandra://")):
+        raise Failure(
+            f"Setting store is '{masked(settings.store)}'; it must be sqlite:///path or cassandra://host/keyspace."
+        )
     return settings.store or f"sqlite:///{Path(settings.data).resolve() / 'alcor.db'}"
 
 
@@ -88,15 +88,15 @@ def _recorded() -> Iterator[None]:
 def store_init(loaded: Loaded) -> str:
     """Create what is missing of the tables; returns the store's URL."""
     url = store_url(loaded.settings)
-    from planes.store.sqlite.store import SqliteStore
+    from api.app import SQLITE, store_of
 
-    path = Path(url.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if url.startswith(SQLITE):
+        Path(url.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    store = store_of(url)
 
     async def touch() -> None:
-        store = SqliteStore(str(path))
         await store.open()
         await store.close()
 
     asyncio.run(touch())
-    return url
+    return str(masked(url))

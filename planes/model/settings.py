@@ -40,7 +40,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     api: Annotated[str, _says("where client commands find the API")] = "http://127.0.0.1:9696"
     data: Annotated[str, _says("data directory of a cloud on this machine; names its namespaces too")] = ".alcor"
     store: Annotated[
-        str, _says("sqlite:///path or cassandra://hosts/keyspace; empty: SQLite in the data directory")
+        str, _says("sqlite:///path or cassandra://host1,host2:port/keyspace?dc=…; empty: SQLite in the data directory")
     ] = ""
     nats: Annotated[str, _says("the message bus: nats://… or tls://…")] = "nats://127.0.0.1:4222"
     nats_creds: Annotated[str, _says("file with the credentials for the bus")] = ""

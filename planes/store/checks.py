@@ -1,4 +1,4 @@
-"""Whether what a caller hands to a store fits the table definition, and what a read asks for; the same in every adapter.
+"""Whether what a caller hands to a store fits the table definition, and what a read asks for; alike in every adapter.
 
 Called by adapters before anything is queued or sent. A misfit is a bug of the caller: ValueError, nothing happens.
 """

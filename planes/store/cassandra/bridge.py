@@ -73,9 +73,7 @@ class Bridge:
         except Exception as error:  # a shut-down session, values that do not bind: as an answer, like all else
             self._push(error, None, future)
             return
-        response.add_callbacks(
-            self._push, self._push, callback_args=(response, future), errback_args=(None, future)
-        )
+        response.add_callbacks(self._push, self._push, callback_args=(response, future), errback_args=(None, future))
 
     def _push(self, value: Any, response: Any, future: "asyncio.Future[Reply]") -> None:
         """On the driver's thread. A missed wake-up cannot be: the flag is lowered before the answers are taken."""

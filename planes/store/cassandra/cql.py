@@ -13,16 +13,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = ()
 VERSION = 1 + len(MIGRATIONS)
 
 DAY, HOUR = 86_400, 3600
-#: Guarded rows are overwritten for years and read by partition: few files per read, paid for by more merging. A delete is
-#: remembered for ten days, so that a replica that was away for less than that, or is repaired weekly, revives nothing.
+#: Guarded rows are overwritten for years and read by partition: few files per read, paid for by more merging. A delete
+#: is remembered for ten days, so that a replica that was away for less, or is repaired weekly, revives nothing.
 _GUARDED = (
     "compaction = {'class': 'UnifiedCompactionStrategy', 'scaling_parameters': 'L10'} AND gc_grace_seconds = 864000"
 )
-#: Index rows come and go with their ports. One that a replica revives names no object and is skipped by every reader, so
-#: a day is enough; shorter than the three hours that hints are kept would lose deletes in ordinary restarts.
+#: Index rows come and go with their ports. One that a replica revives names no object and is skipped by every reader,
+#: so a day is enough; shorter than the three hours that hints are kept would lose deletes in ordinary restarts.
 _INDEX = "compaction = {'class': 'UnifiedCompactionStrategy', 'scaling_parameters': 'T4'} AND gc_grace_seconds = 86400"
-#: What expires is written in the order of its time and never again: whole files go when their window is over. 24 windows
-#: or less; tombstones for the three hours that hints are kept.
+#: What expires is written in the order of its time (its stamp is a clock's) and never again: whole files go when their
+#: window is over; 24 windows. Tombstones stay for the three hours that hints are kept.
 _LOG = (
     "compaction = {{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'HOURS',"
     " 'compaction_window_size': {window}}} AND default_time_to_live = {ttl} AND gc_grace_seconds = 10800"
@@ -91,7 +91,9 @@ class Statements:
         self.write = f"{self.put} USING TIMESTAMP ?"
         self.erase = f"DELETE FROM {self._name} USING TIMESTAMP ? WHERE {_equal(key)}"
         distinct = "DISTINCT " if table.clustering else ""
-        self.statics = f"SELECT {distinct}{_names((*table.partition, *table.statics))} FROM {self._name} WHERE {self._at}"
+        self.statics = (
+            f"SELECT {distinct}{_names((*table.partition, *table.statics))} FROM {self._name} WHERE {self._at}"
+        )
         self.any = f"SELECT {_names(table.partition)} FROM {self._name} WHERE {self._at} LIMIT 1"
         self.partitions = f"SELECT DISTINCT {_names(table.partition)} FROM {self._name}"
         self._reads: dict[tuple[int, int, bool], str] = {}

@@ -36,7 +36,12 @@ SPECULATE = 0.2
 #: tries of what may be repeated, and the longest first pause between them
 TRIES, PAUSE = 4, 0.05
 #: the server said no before it did anything, or no server was reached
-_REFUSED = (cassandra.Unavailable, NoHostAvailable, cassandra.RequestValidationException, cassandra.AuthenticationFailed)
+_REFUSED = (
+    cassandra.Unavailable,
+    NoHostAvailable,
+    cassandra.RequestValidationException,
+    cassandra.AuthenticationFailed,
+)
 #: asking again may help
 _PASSING = (
     cassandra.Unavailable,
@@ -195,7 +200,7 @@ def _cluster(address: Address) -> Any:
     def profile(consistency: int, **more: Any) -> ExecutionProfile:
         return ExecutionProfile(
             load_balancing_policy=places,
-            # The driver's own choice repeats compare-and-sets after a lost connection: done twice, refused the second time.
+            # The driver's own repeats compare-and-sets after a lost connection: done twice, refused the second time.
             retry_policy=FallthroughRetryPolicy(),
             row_factory=tuple_factory,
             request_timeout=address.timeout,

@@ -11,7 +11,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from planes.store.cassandra import cql, migrations
-from planes.store.cassandra.session import READ, SERIAL, WRITE, CassandraSession, Line
+from planes.store.cassandra.session import READ, SERIAL, CassandraSession, Line
 from planes.store.cassandra.url import Address, parse
 from planes.store.checks import beyond, check_batch, check_read, check_writes
 from planes.store.protocol import Batch, Partition, Unavailable, Value, Values, Write
@@ -129,7 +129,7 @@ class CassandraStore:
     async def _guarded(
         self, statements: cql.Statements, partition: Values, line: Line | None, profile: str, limit: int
     ) -> Partition:
-        """Statics and rows of one moment: each page carries the guard, and an empty answer is read between two guards."""
+        """Statics and rows of one moment: every row carries the guard; an empty answer is read between two guards."""
         table, session = statements.table, self.session
         width, none = len(table.statics), (None,) * len(table.statics)
         guard = [name for name, _ in table.statics].index(table.guard)

@@ -20,14 +20,14 @@ from types import TracebackType
 HERE = Path(__file__).resolve().parent
 #: seconds; a start is 15 seconds of CPU, which busy cores stretch
 PATIENCE = 180.0
-OPENS = """java.base/java.io java.base/java.lang java.base/java.lang.reflect java.base/java.util
+_OPENS = """java.base/java.io java.base/java.lang java.base/java.lang.reflect java.base/java.util
 java.base/java.util.concurrent java.base/java.util.concurrent.atomic java.base/java.nio
 java.base/java.lang.module java.base/jdk.internal.loader java.base/jdk.internal.math
 java.base/jdk.internal.module java.base/jdk.internal.ref java.base/jdk.internal.reflect
-java.base/jdk.internal.util.jar java.base/sun.nio.ch jdk.management/com.sun.management.internal""".split()
-EXPORTS = """java.base/jdk.internal.misc java.base/jdk.internal.ref java.base/sun.nio.ch
+java.base/jdk.internal.util.jar java.base/sun.nio.ch jdk.management/com.sun.management.internal"""
+_EXPORTS = """java.base/jdk.internal.misc java.base/jdk.internal.ref java.base/sun.nio.ch
 java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry
-java.rmi/sun.rmi.server java.sql/java.sql jdk.attach/sun.tools.attach""".split()
+java.rmi/sun.rmi.server java.sql/java.sql jdk.attach/sun.tools.attach"""
 
 
 def jars() -> Path:
@@ -133,9 +133,9 @@ class CassandraServer:
         command += [f"-Dlogback.configurationFile=file://{HERE}/logback.xml", "-Dcassandra-foreground=yes"]
         command += ["-Dcassandra.skip_wait_for_gossip_to_settle=0", "-Dcassandra.ring_delay_ms=1000"]
         command += ["-Dcassandra.superuser_setup_delay_ms=0"]
-        for module in OPENS:
+        for module in _OPENS.split():
             command += ["--add-opens", f"{module}=ALL-UNNAMED"]
-        for module in EXPORTS:
+        for module in _EXPORTS.split():
             command += ["--add-exports", f"{module}=ALL-UNNAMED"]
         return [*command, "org.apache.cassandra.service.CassandraDaemon"]
 
