@@ -100,7 +100,7 @@ class CassandraSession:
         known = self._prepared
         for text, _ in lines:
             if text not in known:
-                await self._prepare(text)
+                await self.prepare(text)
         if len(lines) == 1:
             text, values = lines[0]
             return await self._bridge.submit(known[text], values, profile)  # type: ignore[no-any-return]
@@ -114,7 +114,7 @@ class CassandraSession:
         text, values = line
         for attempt in range(TRIES):
             try:
-                prepared = self._prepared.get(text) or await self._prepare(text)
+                prepared = self._prepared.get(text) or await self.prepare(text)
                 self.counts[profile] += 1
                 return await self._bridge.submit(prepared, values, profile, more)  # type: ignore[no-any-return]
             except _PASSING as error:
@@ -171,7 +171,7 @@ class CassandraSession:
         except Exception as error:
             raise Unavailable(f"{text.split('(')[0].strip():.80}: {_short(error)}") from error
 
-    async def _prepare(self, text: str) -> Any:
+    async def prepare(self, text: str) -> Any:
         """Once per text, however many ask; the driver's own call blocks."""
         task = self._preparing.get(text)
         if task is None:
