@@ -5,6 +5,7 @@ clustering keeps its statics as plain columns of its only row, because Cassandra
 """
 
 from functools import cache
+from uuid import UUID, uuid5
 
 from planes.store.schema import TABLES, Table
 
@@ -27,8 +28,8 @@ _LOG = (
     "compaction = {{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'HOURS',"
     " 'compaction_window_size': {window}}} AND default_time_to_live = {ttl} AND gc_grace_seconds = 10800"
 )
-#: A made-up id, the same in every process: a race to create this table ends in one table.
-_META_ID = "0d5f6a30-9d5e-11f0-8de9-0242ac120002"
+#: for ids of tables that are the same in every process
+_IDS = UUID("0d5f6a30-9d5e-11f0-8de9-0242ac120002")
 
 
 def keyspace(name: str, replicas: tuple[tuple[str, int], ...]) -> str:
@@ -37,10 +38,13 @@ def keyspace(name: str, replicas: tuple[tuple[str, int], ...]) -> str:
 
 
 def meta(keyspace: str) -> str:
-    """The table of the schema's own version and of who migrates; changed by compare-and-set only."""
+    """The table of the schema's own version and of who migrates; changed by compare-and-set only.
+
+    Its id follows from its name, so that a race to create it ends in one table.
+    """
     return (
         f"CREATE TABLE IF NOT EXISTS {keyspace}.meta (name text PRIMARY KEY, version bigint, owner text) "
-        f"WITH id = {_META_ID}"
+        f"WITH id = {uuid5(_IDS, keyspace)}"
     )
 
 
