@@ -1,4 +1,4 @@
-"""What only the Cassandra store does: which partition each statement names, how a schema comes about, what is counted."""
+"""What only the Cassandra store does: the partition of each statement, how a schema comes about, what is counted."""
 
 import asyncio
 import re

@@ -17,6 +17,8 @@ from planes.store.protocol import Unavailable, UnknownOutcome
 
 #: seconds: life of the lease, and how long others wait for its holder
 LEASE, PATIENCE = 90, 300.0
+#: looks for a table that another process is creating
+TRIES = 20
 
 
 async def migrate(session: CassandraSession, address: Address) -> None:
@@ -28,6 +30,7 @@ async def migrate(session: CassandraSession, address: Address) -> None:
         await session.execute(cql.keyspace(name, address.replicas))
     if not await _exists(session, name, "meta"):
         await session.execute(cql.meta(name))
+    await _visible(session, name)
     owner, waited = secrets.token_hex(8), 0.0
     while await _version(session, name) != cql.VERSION:
         if await _lease(session, name, owner):
@@ -55,6 +58,18 @@ async def _work(session: CassandraSession, name: str, owner: str) -> None:
         [(f"UPDATE {name}.meta SET version = ? WHERE name = ? IF version = ?", (cql.VERSION, "schema", version))]
     )
     await session.conditional([(f"DELETE FROM {name}.meta WHERE name = ? IF owner = ?", ("migrator", owner))])
+
+
+async def _visible(session: CassandraSession, name: str) -> None:
+    """Until a server can use `meta`: whoever lost the race to create it may see its row before the server knows it."""
+    for left in reversed(range(TRIES)):
+        try:
+            await _version(session, name)
+            return
+        except Unavailable:
+            if not left:
+                raise
+            await asyncio.sleep(random.uniform(0.05, 0.2))
 
 
 async def _version(session: CassandraSession, name: str) -> int | None:
