@@ -78,7 +78,7 @@ async def test_only_the_scan_of_partition_keys_goes_to_every_server(store: Cassa
 
 def values(columns: tuple[tuple[str, str], ...]) -> Values:
     salt = next(_fresh)
-    made = {"bigint": salt, "text": f"t{salt}", "blob": salt.to_bytes(4, "big")}
+    made: dict[str, int | str | bytes] = {"bigint": salt, "text": f"t{salt}", "blob": salt.to_bytes(4, "big")}
     return tuple(made[kind] for _, kind in columns)
 
 

@@ -5,6 +5,7 @@ unless repeating it changes nothing.
 """
 
 import asyncio
+import logging
 import random
 import socket
 import ssl
@@ -72,11 +73,16 @@ class CassandraSession:
     async def connect(self) -> None:
         """Raises Unavailable when nobody answers, or answers with a refusal."""
         self._cluster = _cluster(self._address)
+        driver = logging.getLogger("cassandra")
+        before = driver.level
+        driver.setLevel(logging.CRITICAL)  # it logs with traces what is raised here as a sentence
         try:
             self._session = await asyncio.to_thread(self._cluster.connect)
         except Exception as error:
             await asyncio.to_thread(self._cluster.shutdown)
             raise Unavailable(f"Cassandra at {','.join(self._address.hosts)}: {_short(error)}") from error
+        finally:
+            driver.setLevel(before)
         # Stamps and compare-and-sets bring their own time; one from the driver would be refused or worse, be used.
         self._session.use_client_timestamp = False
         self._bridge = Bridge(self._session)
