@@ -14,7 +14,7 @@ from planes.store.cassandra import cql, migrations
 from planes.store.cassandra.session import READ, SERIAL, CassandraSession, Line
 from planes.store.cassandra.url import Address, parse
 from planes.store.checks import beyond, check_batch, check_read, check_writes
-from planes.store.protocol import Batch, Partition, Unavailable, Value, Values, Write
+from planes.store.protocol import Batch, Partition, Unavailable, Value, Values, Write, in_turn
 from planes.store.schema import Table
 
 #: free rows of one partition in one request
@@ -101,9 +101,11 @@ class CassandraStore:
         whole = not (prefix or after)
         return Partition((), rows, bool(rows) or (not whole and await self._any(statements, partition)))
 
-    async def commit(self, batch: Batch) -> bool:
+    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         """Not undone by giving up: a cancelled call's batch is still waited for by serial reads and by `close`."""
         check_batch(batch)
+        if before:
+            return await in_turn(self, batch, before)
         session = self.session
         where = (batch.table.name, batch.partition)
         task = asyncio.create_task(session.conditional(self._conditional(batch)))
