@@ -4,6 +4,7 @@ Called by adapters before anything is queued or sent. A misfit is a bug of the c
 """
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from planes.store.protocol import Batch, Value, Values, Write
 from planes.store.schema import Table, Type
