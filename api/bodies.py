@@ -106,7 +106,7 @@ class _Decoder:
         """What is wrong with a body that is JSON, in Neutron's words."""
         try:
             body = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return bad("Malformed request body")
         if not isinstance(body, dict) or not body:
             return bad("Resource body required")

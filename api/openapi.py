@@ -125,8 +125,8 @@ def _paths(c: Collection) -> dict[str, Any]:
     }
     member = {
         "parameters": [key, *shared],
-        "get": _operation(c, "show", [_query(c)[-1]], _answers(200, one, 404)),
-        "delete": _operation(c, "delete", changes + prefer, _answers(204, None, 403, 404, 409, 412, 503)),
+        "get": _operation(c, "show", [_query(c)[-1]], _answers(200, one, 400, 404)),
+        "delete": _operation(c, "delete", changes + prefer, _answers(204, None, 400, 403, 404, 409, 412, 503)),
     }
     if c.update is not None:
         answers = _answers(200, one, 400, 403, 404, 409, 412, 413, 503)
@@ -166,7 +166,7 @@ def _others() -> dict[str, Any]:
         for path, (name, text) in plain.items()
     }
     key = _parameter("key", "path", {"type": "string"}, "A request id, or a port id for its last change.")
-    answers = _answers(200, _object("change", _ref(ChangeView)), 404)
+    answers = _answers(200, _object("change", _ref(ChangeView)), 400, 404)
     found["/v2.0/alcor/changes/{key}"] = {
         "parameters": [key],
         "get": {"operationId": "show_change", "summary": "The trace of a change.", "responses": answers},

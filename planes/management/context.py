@@ -17,7 +17,7 @@ from planes.control.feed import Entry
 from planes.control.plane import ControlPlane
 from planes.control.release import part_of
 from planes.management.caller import Caller
-from planes.management.listing import matches, page
+from planes.management.listing import matches, no_marker, page
 from planes.model.enums import Kind
 from planes.model.errors import Invalid, PreconditionFailed, Unavailable
 from planes.model.ids import RANDOM_BITS, Id, make_id, parse
@@ -133,7 +133,7 @@ class Context:
         if query.marker:
             marker = parse(query.marker, "marker")
             if marker not in ids and not await views([marker]):
-                raise Invalid(f"Marker {query.marker} could not be found.", "InvalidInput")
+                raise no_marker(query.marker)
             ids = [id_ for id_ in ids if (id_ < marker if backward else id_ > marker)]
         ordered = list(reversed(ids)) if backward else list(ids)
         found: list[Any] = []

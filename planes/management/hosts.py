@@ -11,7 +11,7 @@ from msgspec import UNSET
 from planes.control.hosts import HostRow
 from planes.management.caller import Caller
 from planes.management.context import Context, iso
-from planes.management.listing import matches
+from planes.management.listing import matches, no_marker, page
 from planes.model.addresses import ip_text
 from planes.model.errors import not_found
 from planes.model.query import Listing, Query
@@ -47,16 +47,30 @@ class Hosts:
         return self._view(row)
 
     async def list(self, who: Caller, query: Query) -> Listing:
-        rows = sorted((row for row in self._hosts.all() if row.name > query.marker), key=lambda row: row.name)
+        rows = sorted(self._hosts.all(), key=lambda row: row.name, reverse=query.page_reverse)
+        if query.sort:
+            return page(await self._matching(rows, query, 0), query)
+        if query.marker:
+            place = next((n for n, row in enumerate(rows) if row.name == query.marker), None)
+            if place is None:
+                raise no_marker(query.marker)
+            rows = rows[place + 1 :]
+        views = list(await self._matching(rows, query, query.limit))
+        more = bool(query.limit) and len(views) > query.limit
+        items = views[: query.limit or None]
+        return Listing(items[::-1] if query.page_reverse else items, more)
+
+    async def _matching(self, rows: Sequence[HostRow], query: Query, most: int) -> Sequence[HostView]:
+        """Those that pass the filters, in order; looks no further than one more than `most` (0: all)."""
         views: list[HostView] = []
         for number, row in enumerate(rows, 1):
             if number % PAUSE == 0:
                 await asyncio.sleep(0)
             if matches(view := self._view(row), query.filters):
                 views.append(view)
-            if query.limit and len(views) > query.limit:
+            if most and len(views) > most:
                 break
-        return Listing(views[: query.limit or None], bool(query.limit) and len(views) > query.limit)
+        return views
 
     async def update(self, who: Caller, id: str, wanted: HostUpdate, if_match: int | None) -> HostView:
         if wanted.description is UNSET:

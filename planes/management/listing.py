@@ -132,7 +132,7 @@ def page(views: Sequence[Any], query: Query) -> Listing:
     """
     if not views:
         if query.marker:
-            raise _no_marker(query.marker)
+            raise no_marker(query.marker)
         return Listing([])
     check(type(views[0]), Query(sort=query.sort))
     ordered = _sorted(views, query.sort)
@@ -140,7 +140,7 @@ def page(views: Sequence[Any], query: Query) -> Listing:
     if query.marker:
         place = next((i for i, view in enumerate(ordered) if _id(view) == query.marker), None)
         if place is None:
-            raise _no_marker(query.marker)
+            raise no_marker(query.marker)
         start, end = (0, place) if query.page_reverse else (place + 1, end)
     if not query.limit or end - start <= query.limit:
         return Listing(ordered[start:end])
@@ -148,7 +148,8 @@ def page(views: Sequence[Any], query: Query) -> Listing:
     return Listing(part, more=True)
 
 
-def _no_marker(marker: str) -> Invalid:
+def no_marker(marker: str) -> Invalid:
+    """What is said of a marker that names nothing."""
     return Invalid(f"Invalid input for marker. Reason: '{marker:.80}' could not be found.", "BadRequest")
 
 

@@ -83,6 +83,7 @@ async def test_a_refused_body_names_the_attribute_and_the_rule(api: Api, path: s
         b"{",
         b"\xff",
         b'{"port": {"name": "\xff"}}',
+        b'{"unknown": {"network_id": "\xff"}}',
         b'{"port":{"network_id":"%b","binding:profile":{"a":%b}}}' % (NETWORK.encode(), b"[" * 5000 + b"]" * 5000),
         b'{"port":{"network_id":"%b","binding:profile":{"a":%b}}}' % (NETWORK.encode(), b"9" * 40),
         b'{"port":{"network_id":"%b","binding:profile":{"a":%b}}}' % (NETWORK.encode(), b"9" * 400),

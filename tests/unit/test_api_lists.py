@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.http import Api, serving
+from tests.support.http import ADMIN, Api, serving
 
 
 @pytest.fixture
@@ -100,3 +100,27 @@ def link(answer: dict[str, list[dict[str, str]]], rel: str) -> str:
 
 async def test_an_unpaged_list_has_no_links(api: Api, ports: list[dict[str, object]]) -> None:
     assert set(await api("GET", "/v2.0/ports")) == {"ports"}
+
+
+async def test_hosts_are_paged_and_sorted_as_everything_else(api: Api) -> None:
+    for n in (3, 1, 5, 2, 4):
+        wanted = {"host": {"name": f"h{n}", "description": f"rack {n % 2}"}}
+        await api("POST", "/v2.0/alcor/hosts", wanted, 201, headers=ADMIN)
+
+    async def listed(query: str) -> list[str]:
+        return [host["name"] for host in (await api("GET", f"/v2.0/alcor/hosts?{query}"))["hosts"]]
+
+    assert await listed("") == ["h1", "h2", "h3", "h4", "h5"]
+    assert await listed("limit=2&marker=h2") == ["h3", "h4"]
+    assert await listed("limit=2&marker=h4&page_reverse=true") == ["h2", "h3"]
+    assert await listed("sort_key=description&sort_key=name&sort_dir=asc&sort_dir=desc") == [
+        "h4",
+        "h2",
+        "h5",
+        "h3",
+        "h1",
+    ]
+    assert await listed("sort_key=name&sort_dir=desc&limit=2&marker=h4") == ["h3", "h2"]
+    assert await listed("limit=1&state=planned&marker=h4") == ["h5"]
+    _, message = await api.refused("GET", "/v2.0/alcor/hosts?marker=h9", 400)
+    assert message == "Invalid input for marker. Reason: 'h9' could not be found."
