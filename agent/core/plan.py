@@ -11,6 +11,11 @@ from planes.data.driver import ORDER, Spec, SpecKey
 
 #: seconds before something that failed is tried again, first and most
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
+#: a kernel takes so much longer for one of these than for a route or a member; the driver has one caller at a time, so
+#: that the next program must not be far away
+COST = {"port": 8, "network": 64}
+#: of a program that brings something, this part at most removes: who waits for a port does not wait for removals
+SHARE = 4
 
 
 class Failure:
@@ -77,15 +82,11 @@ class Plan:
         """What to hand to the driver now; None while it is busy or nothing differs."""
         if self.busy is not None:
             return None
-        drops: list[SpecKey] = []
-        puts: list[Spec] = []
-        for kind in reversed(ORDER):
-            drops += _take(self._to_drop[kind], limit - len(drops), self.applied.__contains__)
-        for kind in ORDER:
-            keys = _take(self._to_put[kind], limit - len(drops) - len(puts), lambda key: not self.holds(key))
-            puts += [self.desired[key] for key in keys]
-        if puts or drops:
-            self.busy = Program(tuple(puts), tuple(drops))
+        fresh = _choose(self._to_put, ORDER, limit, lambda key: not self.holds(key))
+        room = limit // SHARE if fresh else limit
+        drops = _choose(self._to_drop, ORDER[::-1], room, self.applied.__contains__)
+        if fresh or drops:
+            self.busy = Program(tuple(self.desired[key] for key in fresh), tuple(drops))
         return self.busy
 
     def done(self, errors: Mapping[SpecKey, str], now: float) -> list[SpecKey]:
@@ -167,6 +168,19 @@ class Plan:
             known = known or key in self._to_put[key[0]] or key in self._to_drop[key[0]]
             assert self.holds(key) or known, key
         assert not self.leftover & self.desired.keys()
+
+
+def _choose(
+    waiting: Mapping[str, set[SpecKey]], kinds: Iterable[str], room: int, differs: Callable[[SpecKey], bool]
+) -> list[SpecKey]:
+    """Up to `room` objects, kind by kind, where a slow one counts for many; one at least."""
+    chosen: list[SpecKey] = []
+    for kind in kinds:
+        cost = COST.get(kind, 1)
+        keys = _take(waiting[kind], room // cost or not chosen, differs)
+        room -= len(keys) * cost
+        chosen += keys
+    return chosen
 
 
 def _take(keys: set[SpecKey], limit: int, differs: Callable[[SpecKey], bool]) -> list[SpecKey]:
