@@ -56,6 +56,7 @@ def sync() -> list[Figure]:
 
 async def _run(running: Bare, net: str) -> list[Figure]:
     swarm, fabric = Swarm(running.bus), Fabric()
+    gc.set_threshold(20_000, 50, 100)  # as the agent's own process does
     (other,) = await swarm.grow(1)
     begun = time.perf_counter()
     await _acked(running, net, other, WARM)

@@ -19,6 +19,8 @@ RETRY_FIRST, RETRY_MOST = 0.2, 5.0
 REFUSED, NOT_UNDERSTOOD = 30.0, 3600.0
 #: a pull begins anew after so many tries in vain
 RESTART = 8
+#: seconds after which a request for the next page has left, and the present one may be worked off
+SOON = 0.001
 
 PullKey = tuple[Scope, int]  # scope and part
 
@@ -64,6 +66,7 @@ class Scopes:
         self._complete = complete
         self.interests: dict[Scope, Interest] = {}
         self.pulls: dict[PullKey, Pulling] = {}
+        self._page_in_hand: tuple[Scope, Page, int] | None = None
         #: rises with each pull; what is received is marked with it
         self.generation = 1
 
@@ -183,19 +186,27 @@ class Scopes:
             return
         pulling.tries = 0
         self.interests[scope].denied = ""
-        self._take(scope, page, pulling.gen)
         pulling.spans.extend(page.spans)
         pulling.whole = pulling.whole and page.whole
         if page.token and page.token != pulling.token:
             pulling.token = page.token
             self._begin(key, pulling)
+            self._page_in_hand = scope, page, pulling.gen
+            self._context.timers.set(("page",), self._context.now + SOON)
             return
+        self._take(scope, page, pulling.gen)
         del self.pulls[key]
         interest = self.interests[scope]
         interest.tops.take(pulling.spans)
         if key[1] == WHOLE:
             interest.whole = True
         self._complete(scope, pulling)
+
+    def take_page(self) -> None:
+        """Work off the page whose successor is being asked for: before anything else, but after that has left."""
+        if self._page_in_hand is not None:
+            page, self._page_in_hand = self._page_in_hand, None
+            self._take(*page)
 
     def _denied(self, scope: Scope, key: PullKey, pulling: Pulling, why: str) -> None:
         """Control says that we have no business there: our ports may be out of date, so look at those first."""

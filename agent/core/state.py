@@ -105,6 +105,7 @@ class AgentState:
             "peers": lambda name: self._ask_peers(cast(Scope, name[1])),
             "listen": lambda name: self.scopes.listen_again(cast(Scope, name[1])),
             "pull": lambda name: self.scopes.pump(),
+            "page": lambda name: None,  # any event has it taken
             "acks": lambda name: self.acks.resume(),
             "retry": lambda name: self.plan.retry(self.context.now),
             "expire": lambda name: self.objects.expire(self.context.now),
@@ -119,6 +120,7 @@ class AgentState:
         """Something happened; the only way in. `now`: monotonic seconds."""
         self.context.now = now
         self._story.append(f"{now:.6f} {type(event).__name__}")
+        self.scopes.take_page()
         self._handlers[type(event)](event)
         self._settle()
         out, self.context.out = self.context.out, []
