@@ -58,6 +58,8 @@ from planes.model.addresses import bucket
 #: most reasons in one beat
 REASONS = 20
 OPEN_FIRST, OPEN_MOST = 1.0, 30.0
+#: seconds after which a kernel at work is told about
+SLOW = 3.0
 
 
 class AgentState:
@@ -82,6 +84,8 @@ class AgentState:
         self._moved = False
         self._swept = False
         self._driver_counters: dict[str, int] = {}
+        #: when the driver was last given something
+        self._handed_at = 0.0
         self._story: deque[str] = deque(maxlen=200)
         self._handlers: dict[type, Callable[..., None]] = {
             Started: self._on_started,
@@ -150,6 +154,7 @@ class AgentState:
             self.repairs.look()
             if not self.repairs.busy and (program := self.plan.next(self.context.options.batch)) is not None:
                 self.context.out.append(program)
+                self._handed_at = self.context.now
         if self.plan.retry_at is not None:
             timers.set_once(("retry",), max(self.plan.retry_at, self.context.now + 0.01))
         if (expires := self.objects.expires()) is not None:
@@ -445,6 +450,9 @@ class AgentState:
         yield from self.membership.reasons()
         if self._open_error:
             yield f"the data plane cannot be used: {self._open_error}"
+        took = self.context.now - self._handed_at
+        if self.plan.busy is not None and took > SLOW:
+            yield f"the kernel has not finished in {took:.0f} s; {self.plan.waiting()} objects wait for it"
         yield from self.repairs.reasons()
         yield from self.syncs.reasons()
         for scope, interest in self.scopes.interests.items():

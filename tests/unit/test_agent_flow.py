@@ -287,3 +287,32 @@ def test_a_port_keeps_working_while_its_new_revision_waits_for_a_group() -> None
         await world.stop()
 
     run(main())
+
+
+def test_a_kernel_that_stalls_is_told_about_and_what_waits_for_it_is_bounded() -> None:
+    async def main() -> None:
+        world = World()
+        await world.start("h1")
+        world.network()
+        agent, driver = world.agents["h1"], world.drivers["h1"]
+        kept = world.port(2, "h1")
+        await world.settle()
+        driver.stall()
+        c = world.control
+        for round_ in range(30):  # each second, all of them change
+            for n in range(3, 53):
+                world.port(n, "h1", (WEB, DB)[round_ % 2])
+            await asyncio.sleep(1)
+        said = c.beats[-1]
+        assert not said.in_sync
+        assert any("the kernel has not finished in" in reason for reason in said.reasons)
+        assert agent.state.plan.waiting() <= 3 * 50 + 10
+        assert c.status(kept.id) is not None
+        driver.resume()
+        await world.settle()
+        assert all((status := c.status(id16(n))) and not status.error for n in range(3, 53))
+        await asyncio.sleep(5)
+        assert c.beats[-1].reasons == ()
+        await world.stop()
+
+    run(main())

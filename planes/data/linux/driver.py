@@ -64,7 +64,7 @@ class LinuxDriver:
     async def open(self, vtep: bytes, vtep_mac: bytes) -> None:
         _require()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three sockets for each network
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four sockets for each network
         raise_neighbour_limits()
         namespace = namespaces.current()
         self._host = Host(self._cloud, namespace, Netlink(), vtep, vtep_mac, self._port, self._group)

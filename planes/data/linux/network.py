@@ -8,6 +8,7 @@ is rule N13's: policy, link, neighbour; removal in reverse.
 import asyncio
 import errno
 import os
+import resource
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -28,6 +29,8 @@ _VXLAN_INDEX = 10
 _FIRST_PORT_INDEX = 1000
 #: neighbours in one send: under 32 KB and about 2 ms
 _STEP = 512
+#: descriptors that a network must leave for everything else
+_RESERVE = 16
 
 T = TypeVar("T")
 Reasons = dict[SpecKey, str]
@@ -90,7 +93,13 @@ class Network:
         self.sets: set[str] = set()
 
     def _open(self) -> None:
-        """Open the sockets; the calling thread is in the namespace."""
+        """Open the sockets; the calling thread is in the namespace.
+
+        Raises OSError while few descriptors are left: libnftables ends the whole process when it gets none.
+        """
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(os.listdir("/proc/self/fd")) + _RESERVE > limit:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         self.route = Netlink()
         self.filters = Netlink(netlink.NETFILTER)
         self.nft = Nft()
