@@ -5,12 +5,24 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bench.machine import Meter
-from bench.report import Figure
-from planes.data.driver import NetworkSpec, PeerSpec, PolicySpec, PortSpec, RemoteSpec, RuleSpec, Spec, SubnetSpec
+from msgspec import Struct
+
+from bench.machine import Meter, rss_mib
+from bench.report import Figure, at_least, at_most
+from planes.data.driver import (
+    NetworkSpec,
+    PeerSpec,
+    PolicySpec,
+    PortSpec,
+    RemoteSpec,
+    RuleSpec,
+    Spec,
+    SpecKey,
+    SubnetSpec,
+)
 from planes.data.linux import hosts, namespaces
 from planes.data.linux.cleanup import remove_all
 from planes.data.linux.driver import LinuxDriver
@@ -18,6 +30,8 @@ from planes.model.addresses import ip_bytes, vtep_mac
 
 NEIGHBOURS = 100_000
 PORTS = 50
+#: put and dropped at once
+MANY = 1000
 NETWORK = b"bench-network-01"
 PEER = vtep_mac(2)
 _FIRST = 0x0A00_0000  # 10.0.0.0
@@ -26,41 +40,90 @@ _FIRST = 0x0A00_0000  # 10.0.0.0
 def kernel() -> list[Figure]:
     """The Linux data plane, in a namespace of its own."""
     with _host() as (host, cloud):
-        return asyncio.run(_driver(host, cloud)) + _commands(host)
+        neighbours, one = _commands(host)
+        return asyncio.run(_driver(host, cloud, neighbours, one))
 
 
-async def _driver(host: str, cloud: str) -> list[Figure]:
-    meter = Meter({"bench": os.getpid()})
+async def _driver(host: str, cloud: str, neighbours: Figure, one: Figure) -> list[Figure]:
+    """The driver's figures, each behind that of the commands."""
     driver = LinuxDriver(cloud)
     with namespaces.entered(host):
         await driver.open(ip_bytes(0xC612_0001), vtep_mac(1))
-        rules = (RuleSpec(False), RuleSpec(True))
-        base: list[Spec] = [
-            NetworkSpec(NETWORK, 77, 1450, (SubnetSpec(ip_bytes(_FIRST), 8, ip_bytes(_FIRST + 1)),)),
-            PolicySpec(NETWORK, 7, rules),
-            PeerSpec(NETWORK, PEER, ip_bytes(0xC612_0002)),
-        ]
-        _all_well(await driver.apply(base, ()))
-        remotes = [RemoteSpec(NETWORK, ip_bytes(_FIRST + 1000 + n), PEER) for n in range(NEIGHBOURS)]
-        begun = time.perf_counter()
-        _all_well(await driver.apply(remotes, ()))
-        took = time.perf_counter() - begun
-        times = []
-        for number in range(PORTS):
-            mac = b"\xfa\x16\0\0\0" + bytes((number,))
-            port = PortSpec(NETWORK, b"bench-port-%05d" % number, mac, (ip_bytes(_FIRST + 10 + number),), 7)
-            begun = time.perf_counter()
-            _all_well(await driver.apply([port], ()))
-            times.append(time.perf_counter() - begun)
+        subnet = SubnetSpec(ip_bytes(_FIRST), 8, ip_bytes(_FIRST + 1))
+        policy = PolicySpec(NETWORK, 7, (RuleSpec(False), RuleSpec(True)))
+        await _took(driver, [NetworkSpec(NETWORK, 77, 1450, (subnet,)), policy], ())
+        await _took(driver, [PeerSpec(NETWORK, PEER, ip_bytes(0xC612_0002))], ())
+        before = rss_mib(os.getpid())
+        remotes = [RemoteSpec(NETWORK, ip_bytes(_FIRST + 10_000 + n), PEER) for n in range(NEIGHBOURS)]
+        whole = await _took(driver, remotes, ())
+        grew = rss_mib(os.getpid()) - before
+        times = [(await _took(driver, [_port(number)], ())).seconds for number in range(PORTS)]
+        many = [_port(number) for number in range(PORTS, PORTS + MANY)]
+        put = await _took(driver, many, ())
+        drop = await _took(driver, (), [spec.key for spec in many])
         await driver.close()
-    note = f"{NEIGHBOURS / took:,.0f}/s"
+    rate, p50 = NEIGHBOURS / whole.seconds, statistics.median(times) * 1000
+    blocked = max(whole.blocked, put.blocked, drop.blocked) * 1000
     return [
-        Figure("100 000 neighbours, driver", round(took, 2), "s", note, meter.steal()),
-        Figure("one port, driver, p50", round(statistics.median(times) * 1000, 2), "ms", "among those", meter.steal()),
+        neighbours,
+        Figure(
+            "100 000 neighbours, driver",
+            round(rate),
+            "/s",
+            baseline=neighbours.what,
+            ratio=round(rate / neighbours.value, 2),
+            budget=at_least(2, ratio=True),
+        ),
+        Figure("… memory, with what names them", round(grew, 1), "MiB", budget=at_most(30)),
+        one,
+        Figure(
+            "one port, driver, p50",
+            round(p50, 2),
+            "ms",
+            "among those",
+            baseline=one.what,
+            ratio=round(p50 / one.value, 3),
+            budget=at_most(0.033, ratio=True),
+        ),
+        Figure("1 000 ports at once, driver", round(MANY / put.seconds), "/s", budget=at_least(2000)),
+        Figure("1 000 ports go, driver", round(drop.seconds, 2), "s", budget=at_most(1)),
+        Figure("the loop's longest wait meanwhile", round(blocked, 1), "ms", budget=at_most(10)),
     ]
 
 
-def _commands(host: str) -> list[Figure]:
+class Took(Struct):
+    """Seconds in all, and the longest that another task had to wait."""
+
+    seconds: float
+    blocked: float
+
+
+async def _took(driver: LinuxDriver, puts: Sequence[Spec], drops: Sequence[SpecKey]) -> Took:
+    took = Took(0.0, 0.0)
+
+    async def watch() -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0)
+            took.blocked = max(took.blocked, time.perf_counter() - before)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    begun = time.perf_counter()
+    failed = await driver.apply(puts, drops)
+    took.seconds = time.perf_counter() - begun
+    watching.cancel()
+    if failed:
+        raise SystemExit(f"bench: the driver refused: {str(failed)[:300]}")
+    return took
+
+
+def _port(number: int) -> PortSpec:
+    mac = b"\xfa\x16\0\0" + number.to_bytes(2, "big")
+    return PortSpec(NETWORK, b"bench-port-%05d" % number, mac, (ip_bytes(_FIRST + 10 + number),), 7)
+
+
+def _commands(host: str) -> tuple[Figure, Figure]:
     """The same by the usual commands, in the same host namespace."""
     meter = Meter({"bench": os.getpid()})
     _run(host, "ip link add vx0 type vxlan id 78 dstport 4790 nolearning && ip link set vx0 up && ip link set lo up")
@@ -81,13 +144,11 @@ def _commands(host: str) -> list[Figure]:
         ):
             _run(host, command)
         times.append(time.perf_counter() - begun)
-    rate = f"{NEIGHBOURS / took:,.0f}/s"
-    return [
-        Figure("100 000 neighbours, ip -batch", round(took, 2), "s", rate, meter.steal()),
-        Figure(
-            "one port, ip and nft, p50", round(statistics.median(times) * 1000, 1), "ms", "5 commands", meter.steal()
-        ),
-    ]
+    p50, steal = statistics.median(times) * 1000, meter.steal()
+    return (
+        Figure("100 000 neighbours, ip -batch", round(NEIGHBOURS / took), "/s", "", steal),
+        Figure("one port, ip and nft, p50", round(p50, 1), "ms", "5 commands", steal),
+    )
 
 
 @contextmanager
@@ -111,8 +172,3 @@ def _run(host: str, command: str, text: str = "") -> None:
     done = subprocess.run(enter, input=text, text=True, capture_output=True, check=False)
     if done.returncode:
         raise SystemExit(f"bench: {command}: {done.stderr[:300]}")
-
-
-def _all_well(failed: object) -> None:
-    if failed:
-        raise SystemExit(f"bench: the driver refused: {str(failed)[:300]}")
