@@ -88,6 +88,11 @@ async def run(config: AgentConfig) -> None:
 
 def main(config: AgentConfig) -> None:
     """The same, with a loop of its own."""
+    be_patient()
+    uvloop.run(run(config))
+
+
+def be_patient() -> None:
+    """Set the interpreter up for an agent."""
     # Hundreds of thousands of objects come at once and stay: looking through them for garbage finds nothing.
     gc.set_threshold(20_000, 50, 100)
-    uvloop.run(run(config))

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
+from agent.core.context import Options
+from agent.core.plan import COST
+from agent.main import be_patient
 from bench.machine import Meter, rss_mib
 from bench.report import Figure, at_least, at_most
 from planes.data.driver import (
@@ -30,8 +33,8 @@ from planes.model.addresses import ip_bytes, vtep_mac
 
 NEIGHBOURS = 100_000
 PORTS = 50
-#: put and dropped at once
-MANY = 1000
+#: put and dropped, as many together as an agent hands over
+MANY, TOGETHER = 1000, Options(host="", machine="", vtep=b"").batch // COST["port"]
 NETWORK = b"bench-network-01"
 PEER = vtep_mac(2)
 _FIRST = 0x0A00_0000  # 10.0.0.0
@@ -39,6 +42,7 @@ _FIRST = 0x0A00_0000  # 10.0.0.0
 
 def kernel() -> list[Figure]:
     """The Linux data plane, in a namespace of its own."""
+    be_patient()
     with _host() as (host, cloud):
         neighbours, one = _commands(host)
         return asyncio.run(_driver(host, cloud, neighbours, one))
@@ -59,11 +63,13 @@ async def _driver(host: str, cloud: str, neighbours: Figure, one: Figure) -> lis
         grew = rss_mib(os.getpid()) - before
         times = [(await _took(driver, [_port(number)], ())).seconds for number in range(PORTS)]
         many = [_port(number) for number in range(PORTS, PORTS + MANY)]
-        put = await _took(driver, many, ())
-        drop = await _took(driver, (), [spec.key for spec in many])
+        parts = [many[start : start + TOGETHER] for start in range(0, MANY, TOGETHER)]
+        puts = [await _took(driver, part, ()) for part in parts]
+        drops = [await _took(driver, (), [spec.key for spec in part]) for part in parts]
         await driver.close()
     rate, p50 = NEIGHBOURS / whole.seconds, statistics.median(times) * 1000
-    blocked = max(whole.blocked, put.blocked, drop.blocked) * 1000
+    blocked = max(took.blocked for took in (whole, *puts, *drops)) * 1000
+    put, drop = sum(took.seconds for took in puts), sum(took.seconds for took in drops)
     return [
         neighbours,
         Figure(
@@ -85,8 +91,8 @@ async def _driver(host: str, cloud: str, neighbours: Figure, one: Figure) -> lis
             ratio=round(p50 / one.value, 3),
             budget=at_most(0.033, ratio=True),
         ),
-        Figure("1 000 ports at once, driver", round(MANY / put.seconds), "/s", budget=at_least(2000)),
-        Figure("1 000 ports go, driver", round(drop.seconds, 2), "s", budget=at_most(1)),
+        Figure("1 000 ports at once, driver", round(MANY / put), "/s", budget=at_least(2000)),
+        Figure("1 000 ports go, driver", round(drop, 2), "s", budget=at_most(1)),
         Figure("the loop's longest wait meanwhile", round(blocked, 1), "ms", budget=at_most(10)),
     ]
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from agent.core.context import Options
 from agent.core.state import AgentState
+from agent.main import be_patient
 from agent.runtime import Agent
 from bench.cloud import Bare, bare, network
 from bench.machine import Meter, rss_mib
@@ -56,7 +57,7 @@ def sync() -> list[Figure]:
 
 async def _run(running: Bare, net: str) -> list[Figure]:
     swarm, fabric = Swarm(running.bus), Fabric()
-    gc.set_threshold(20_000, 50, 100)  # as the agent's own process does
+    be_patient()
     (other,) = await swarm.grow(1)
     begun = time.perf_counter()
     await _acked(running, net, other, WARM)
