@@ -51,6 +51,7 @@ class Agent:
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
         self._closed = False
+        self._kept = True
         self.bugs = 0
         self._do: dict[type, Callable[[Any], None]] = {
             Listen: lambda it: self._spawn(self._listen(it)),
@@ -205,7 +206,11 @@ class Agent:
         try:
             self._keeper.save(instruction.state)
         except OSError as error:
-            log.warning("this life's epoch cannot be kept: %s", error)
+            if self._kept:  # a full disk stays full for a while: said once, not at each attempt
+                log.warning("this life's epoch cannot be kept: %s", error)
+            self._kept = False
+        else:
+            self._kept = True
 
 
 def _say(instruction: Say) -> None:
