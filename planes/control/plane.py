@@ -15,6 +15,7 @@ import msgspec
 from planes.bus.protocol import Bus, BusError, Event, Incoming, Subscription
 from planes.control.acks import Acks
 from planes.control.changes import Changes, Finished
+from planes.control.check import Check
 from planes.control.echo import Echo
 from planes.control.feed import Feed
 from planes.control.ground import Ground
@@ -87,6 +88,9 @@ class ControlPlane:
         self.echo = Echo(
             store, self.ground, self.hosts, self.releases, self.snapshots, self.slots, self.feed, now, quotas
         )
+        self.check = Check(
+            store, self.ground, self.echo, self._stores_now, quotas, self.instance, 3 * config.echo_after
+        )
         self.counters = {"malformed": 0, "refused": 0, "put_off": 0}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: list[asyncio.Task[None]] = []
@@ -105,6 +109,7 @@ class ControlPlane:
         self._every("hosts", self.config.hosts_every, self.hosts.load)
         self._every("clock", 60.0, self._clock)
         self._timers.append(asyncio.create_task(self.changes.keep(), name="keep changes"))
+        self._timers.append(asyncio.create_task(self.check.keep(), name="check"))
 
     async def _join(self) -> None:
         """Hear the hosts, and let them know that somebody does."""

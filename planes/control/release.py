@@ -21,6 +21,10 @@ from planes.store.slots import Slots
 Index = tuple[Table, Values, Values]
 
 
+#: the project under which shared networks are listed for everybody
+SHARED = "*"
+
+
 def part_of(id_: bytes) -> int:
     """The 6 random bits of an id that spread an index over partitions."""
     return id_[0] >> 2

@@ -53,6 +53,7 @@ class Cloud:
             **plane.acks.counters,
             **plane.echo.counters,
             **plane.changes.counters,
+            **plane.check.counters,
             "conflicts": plane.partitions.conflicts,
         }
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from planes.control.feed import Entry
 from planes.control.plane import ControlPlane
-from planes.control.release import part_of
+from planes.control.release import SHARED, part_of
 from planes.management.caller import Caller
 from planes.management.listing import matches, no_marker, page
 from planes.model.enums import Kind
@@ -40,8 +40,6 @@ RESOURCES = {
     Kind.GROUP: "security_group",
     Kind.RULE: "security_group_rule",
 }
-#: the project under which shared networks are listed for everybody
-SHARED = "*"
 
 T = TypeVar("T")
 

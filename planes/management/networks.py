@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from planes.control import fence
 from planes.control.feed import Entry
-from planes.control.release import Index, drops, puts
+from planes.control.release import SHARED, Index, drops, puts
 from planes.management.caller import Caller
-from planes.management.context import SHARED, Context, asked_project, check_revision, iso
+from planes.management.context import Context, asked_project, check_revision, iso
 from planes.model.enums import Kind, Status
 from planes.model.errors import Conflict, Forbidden, Invalid, not_found
 from planes.model.ids import NUMBER_BITS, Id, network_home, number_of, parse, text

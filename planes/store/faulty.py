@@ -135,9 +135,9 @@ class FaultyStore:
         await self._inner.write(writes)
         self._after(fault)
 
-    async def partitions(self, table: Table) -> list[Values]:
+    async def partitions(self, table: Table, *, after: Values = (), limit: int = 0) -> list[Values]:
         self._alive()
-        return await self._inner.partitions(table)
+        return await self._inner.partitions(table, after=after, limit=limit)
 
     async def settle(self, table: Table | None = None, partition: Values | None = None) -> None:
         """Late writes happen now, or never will: all, or the conditional ones of one partition."""

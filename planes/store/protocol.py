@@ -108,8 +108,9 @@ class Store(Protocol):
         Raises UnknownOutcome or Unavailable; the caller may simply write again.
         """
 
-    async def partitions(self, table: Table) -> list[Values]:
-        """Every partition key of a small table (hosts, leases), or for repair: a full scan."""
+    async def partitions(self, table: Table, *, after: Values = (), limit: int = 0) -> list[Values]:
+        """Partition keys in an order of the store's own, each once: those after the key `after`, `limit` at most (0:
+        all). Of a small table (hosts, leases), or for repair: a full scan."""
 
 
 async def in_turn(store: Store, batch: Batch, before: Sequence[Write]) -> bool:

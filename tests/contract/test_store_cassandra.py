@@ -64,16 +64,24 @@ async def test_only_the_scan_of_partition_keys_goes_to_every_server(store: Cassa
         partition = values(table.partition)
         await store.commit(Batch(table, partition, None, {table.guard: 1}))
         await store.read(table, partition, serial=True)
-        await store.partitions(table)
+        (found,) = await store.partitions(table, limit=1)
+        await store.partitions(table, after=found, limit=1)
     for table in FREE:
         row = Write(table, values(table.partition), values(table.clustering), values(table.columns), 1)
         await store.write([row])
         await store.read(table, row.partition, prefix=row.clustering[:1])
     await store.now()
     everywhere = {text for text, prepared in store.session.texts.items() if prepared.routing_key_indexes is None}
-    scans = {cql.of(KEYSPACE, table.name).partitions for table in TABLES}
+    ways = [(following, limited) for following in (False, True) for limited in (False, True)]
+    made = [cql.of(KEYSPACE, table.name) for table in TABLES]
+    scans = {each.partitions(following=f, limited=n) for each in made for f, n in ways}
     assert everywhere <= scans
-    assert all(re.fullmatch(r"SELECT DISTINCT [a-z, ]+ FROM alone\.[a-z_]+", text) for text in everywhere)
+    assert all(
+        re.fullmatch(
+            r"SELECT DISTINCT [a-z, ]+ FROM alone\.[a-z_]+( WHERE token\([a-z, ]+\) > token\([?, ]+\))? LIMIT \?", text
+        )
+        for text in everywhere
+    )
 
 
 def values(columns: tuple[tuple[str, str], ...]) -> Values:

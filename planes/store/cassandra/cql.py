@@ -99,7 +99,6 @@ class Statements:
             f"SELECT {distinct}{_names((*table.partition, *table.statics))} FROM {self._name} WHERE {self._at}"
         )
         self.any = f"SELECT {_names(table.partition)} FROM {self._name} WHERE {self._at} LIMIT 1"
-        self.partitions = f"SELECT DISTINCT {_names(table.partition)} FROM {self._name}"
         self._reads: dict[tuple[int, int, bool], str] = {}
         self._guards: dict[tuple[str, ...], str] = {}
 
@@ -118,6 +117,12 @@ class Statements:
             text = f"SELECT {columns} FROM {self._name} WHERE {' AND '.join(where)}{' LIMIT ?' if limited else ''}"
             self._reads[prefix, beyond, limited] = text
         return text
+
+    def partitions(self, *, following: bool, limited: bool) -> str:
+        """Partition keys in the order of their tokens, `following` a given one."""
+        keys = _names(self.table.partition)
+        beyond = f" WHERE token({keys}) > token({_marks(len(self.table.partition))})" if following else ""
+        return f"SELECT DISTINCT {keys} FROM {self._name}{beyond}{' LIMIT ?' if limited else ''}"
 
     def guard(self, names: tuple[str, ...]) -> str:
         """Set these statics if the guard is what it was; null: if there is no such partition."""

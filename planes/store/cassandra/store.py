@@ -125,8 +125,9 @@ class CassandraStore:
         task.add_done_callback(self._over)
         await asyncio.shield(task)
 
-    async def partitions(self, table: Table) -> list[Values]:
-        return await self.session.rows(READ, (cql.of(self._keyspace, table.name).partitions, ()))
+    async def partitions(self, table: Table, *, after: Values = (), limit: int = 0) -> list[Values]:
+        text = cql.of(self._keyspace, table.name).partitions(following=bool(after), limited=bool(limit))
+        return await self.session.rows(READ, (text, (*after, *((limit,) if limit else ()))))
 
     async def _guarded(
         self, statements: cql.Statements, partition: Values, line: Line | None, profile: str, limit: int

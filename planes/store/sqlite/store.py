@@ -134,14 +134,16 @@ class SqliteStore:
             chunk = writes[start : start + _CHUNK]
             await writer.submit(_idempotent(chunk, self._clock()), len(chunk))
 
-    async def partitions(self, table: Table) -> list[Values]:
+    async def partitions(self, table: Table, *, after: Values = (), limit: int = 0) -> list[Values]:
         self._open()
         statements = sql.of(table.name)
         #: in a free table a partition is found by stepping over the one before, so each costs the same, however long
         page = PAGE if table.guard else 1
         found: list[Values] = []
-        last: Values = ()
+        last = after
         while True:
+            if limit:
+                page = min(page, limit - len(found))
             if not len(found) % PAGE and found:
                 await asyncio.sleep(0)
                 self._open()
@@ -151,7 +153,7 @@ class SqliteStore:
             except sqlite3.Error as error:
                 raise file.meaning(error) from error
             found += keys
-            if len(keys) < page:
+            if len(keys) < page or len(found) == limit:
                 return found
             last = keys[-1]
 

@@ -1,0 +1,178 @@
+"""The check: walks every table, finds what a crash can leave, and repairs it by the echo's means.
+
+Run by `alcor store check`, and once a day in the background by one instance at a time. It is safe beside running
+instances: a fault counts when two looks, further apart than any request may take, see the same, and a claim is freed
+only after its creator, should one live, has been stopped (rule D6). It must never decide by what it remembers.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from msgspec import Struct, field
+
+from planes.control import fence
+from planes.control.echo import Echo
+from planes.control.findings import WALKED, Finding, Findings
+from planes.control.ground import Ground
+from planes.control.lease import Lease
+from planes.control.release import puts
+from planes.model.enums import Kind
+from planes.model.errors import AlcorError
+from planes.model.ids import Id, number_of
+from planes.model.resources import NetworkState
+from planes.store.partitions import Draft
+from planes.store.protocol import Store, Values, Write
+from planes.store.schema import NETWORKS, SLOTS, TABLES, Table
+
+log = logging.getLogger(__name__)
+
+#: partition keys read at a time
+PAGE = 500
+#: faults that one walk takes on; more wait for the next
+BOUND = 10_000
+#: seconds between looks whether a walk is due, and how often in the background
+POLL, EVERY = 60.0, 86_400
+#: share of the time that the background walk works
+DUTY = 0.05
+_TABLES = {table.name: table for table in TABLES}
+Progress = Callable[[str, int], None]
+
+
+class Report(Struct):
+    """`found` was seen twice; `left` still stands after repair (all of it, without). `more`: the bound was met."""
+
+    looked: Counter[str] = field(default_factory=Counter)
+    found: list[Finding] = []
+    left: list[Finding] = []
+    more: bool = False
+
+
+class _LostLease(Exception):
+    pass
+
+
+class Check:
+    """One instance's. `now` is the store's time; `age`: seconds between the two looks."""
+
+    def __init__(
+        self,
+        store: Store,
+        ground: Ground,
+        echo: Echo,
+        now: Callable[[], int],
+        quotas: Callable[[int], tuple[str, int]],
+        instance: str,
+        age: float,
+    ) -> None:
+        self._store = store
+        self._ground = ground
+        self._echo = echo
+        self._now = now
+        self._age = age
+        kinds = {quotas(kind)[0]: int(kind) for kind in (Kind.NETWORK, Kind.SUBNET, Kind.PORT, Kind.GROUP, Kind.RULE)}
+        self._findings = Findings(store, now, kinds)
+        self._lease = Lease(store, "check", instance, now)
+        self.counters = {"checks": 0, "check_found": 0, "check_repaired": 0}
+
+    async def keep(self) -> None:
+        """The walk in the background, for ever: one instance at a time, a little at a time."""
+        while True:
+            await asyncio.sleep(POLL)
+            try:
+                if await self._lease.due(EVERY * 1_000_000) and await self._lease.hold():
+                    await self.run(fix=True, duty=DUTY)
+                    await self._lease.hold(self._now())
+            except (AlcorError, _LostLease) as error:
+                log.warning("check put off: %s", error or "another instance does it")
+
+    async def run(
+        self, *, fix: bool, width: int = 1, duty: float = 1.0, progress: Progress = lambda table, count: None
+    ) -> Report:
+        """One walk; `width` partitions side by side, working a share `duty` of the time. Raises StoreError."""
+        report, seen = Report(), dict[tuple[Any, ...], tuple[Finding, int]]()
+        for table in WALKED:
+            if not report.more:
+                await self._walk(table, report, seen, width, duty)
+            progress(table.name, report.looked[table.name])
+        if seen:
+            await asyncio.sleep(self._age)
+            again = await self._again(finding for finding, _ in seen.values())
+            report.found = [again[name] for name in seen if name in again]
+        report.left = report.found
+        if fix and report.found:
+            await self._repair(report, {name: at for name, (_, at) in seen.items()})
+        self.counters["checks"] += 1
+        self.counters["check_found"] += len(report.found)
+        self.counters["check_repaired"] += len(report.found) - len(report.left)
+        return report
+
+    async def _walk(
+        self, table: Table, report: Report, seen: dict[Any, tuple[Finding, int]], width: int, duty: float
+    ) -> None:
+        loop, last = asyncio.get_running_loop(), Values()
+        while True:
+            page = await self._store.partitions(table, after=last, limit=PAGE)
+            for start in range(0, len(page), width):
+                members = page[start : start + width]
+                began = loop.time()
+                if duty < 1 and not await self._lease.hold():
+                    raise _LostLease
+                looks = await asyncio.gather(*(self._findings.look(table, partition) for partition in members))
+                report.looked[table.name] += len(members)
+                for finding in (finding for look in looks for finding in look):
+                    seen[finding.name] = (finding, self._now())
+                if len(seen) >= BOUND:
+                    report.more = True
+                    return
+                await asyncio.sleep((loop.time() - began) * (1 / duty - 1))
+            if len(page) < PAGE:
+                return
+            last = page[-1]
+
+    async def _again(self, findings: Iterable[Finding]) -> dict[tuple[Any, ...], Finding]:
+        """What is wrong now where these were seen."""
+        places = dict.fromkeys((finding.table, finding.partition) for finding in findings)
+        looks = [await self._findings.look(_TABLES[table], partition) for table, partition in places]
+        return {finding.name: finding for look in looks for finding in look}
+
+    # -- repair -----------------------------------------------------------------------------------------------------
+
+    async def _repair(self, report: Report, seen: dict[tuple[Any, ...], int]) -> None:
+        for finding in report.found:
+            log.warning("check found: %s", finding.says)
+            try:
+                await self._mend(finding, seen[finding.name])
+            except AlcorError as error:
+                log.warning("repair put off: %s: %s", finding.says, error)
+        if any(finding.rule == "feed" for finding in report.found):
+            await self._echo.turn()
+        still = await self._again(report.found)
+        report.left = [finding for finding in report.found if finding.name in still]
+
+    async def _mend(self, finding: Finding, seen: int) -> None:
+        """The echo finishes or undoes it; what the echo does not know is written here."""
+        stamp = self._now()
+        if finding.rule == "sealed" and finding.entry:
+            # As a deletion that was cut off, so that one under way notices.
+            where = (number_of(Id(finding.entry.ids[0])),)
+            await self._ground.partitions.change(NETWORKS, where, fence.set_state(NetworkState.DELETING))
+        if finding.entry is not None:
+            await self._echo.finish(finding.entry)
+        if finding.slot:
+            await self._ground.partitions.change(SLOTS, finding.partition, _free(finding.slot))
+        # What has come since the first look is newer than these stamps, and stays.
+        drops = [Write(table, where, key, None, seen) for table, where, key in finding.drop]
+        if writes := [*puts(list(finding.put), stamp), *drops]:
+            await self._store.write(writes)
+
+
+def _free(owner: bytes) -> Callable[[Draft, int], None]:
+    def apply(draft: Draft, _: int) -> None:
+        for key, slot in list(draft.all(Kind.SLOT)):
+            if slot.owner == owner:
+                draft.drop(Kind.SLOT, key)
+
+    return apply
