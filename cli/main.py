@@ -211,6 +211,24 @@ def store_init(json_: bool, **flags: Any) -> None:
     _answer({"store": url, "ready": True}, json_, f"{url} is ready")
 
 
+@store.command("check")
+@click.option("--store", metavar="URL", help="Which (ALCOR_STORE) [default: SQLite in the data directory].")
+@click.option("--fix", is_flag=True, help="Repair what is found.")
+@as_json
+@example("alcor store check --fix")
+def store_check(fix: bool, json_: bool, **flags: Any) -> None:
+    """Look for what a crash can leave: claims without a port, index rows without an object, work nobody finishes.
+
+    Safe beside running instances of the API (on SQLite, which one process holds, they must be stopped). Exit code 1:
+    something is wrong and stays so.
+    """
+    from cli.stores import check
+
+    report, text = check(_settings(**flags), fix)
+    _answer(report, json_, text)
+    sys.exit(1 if report["left"] else 0)
+
+
 @cli.command()
 @as_json
 @example("ALCOR_CONFIG=/etc/alcor.toml alcor config --json")

@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from planes.control import fence
 from planes.control.echo import Echo
@@ -22,7 +23,7 @@ from planes.control.release import puts
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError
 from planes.model.ids import Id, number_of
-from planes.model.resources import NetworkState
+from planes.model.resources import Address, AddressState, NetworkState
 from planes.store.partitions import Draft
 from planes.store.protocol import Store, Values, Write
 from planes.store.schema import NETWORKS, SLOTS, TABLES, Table
@@ -141,7 +142,8 @@ class Check:
     # -- repair -----------------------------------------------------------------------------------------------------
 
     async def _repair(self, report: Report, seen: dict[tuple[Any, ...], int]) -> None:
-        for finding in report.found:
+        # What was given up is marked before the port that gave it up forgets it.
+        for finding in sorted(report.found, key=lambda finding: finding.seen is None):
             log.warning("check found: %s", finding.says)
             try:
                 await self._mend(finding, seen[finding.name])
@@ -159,6 +161,9 @@ class Check:
             # As a deletion that was cut off, so that one under way notices.
             where = (number_of(Id(finding.entry.ids[0])),)
             await self._ground.partitions.change(NETWORKS, where, fence.set_state(NetworkState.DELETING))
+        if finding.seen is not None and finding.entry is not None:
+            mark = _mark(cast(bytes, finding.key[1]), finding.seen)
+            await self._ground.change_bucket(finding.entry.network, *cast(tuple[int, int], finding.partition), mark)
         if finding.entry is not None:
             await self._echo.finish(finding.entry)
         if finding.slot:
@@ -167,6 +172,17 @@ class Check:
         drops = [Write(table, where, key, None, seen) for table, where, key in finding.drop]
         if writes := [*puts(list(finding.put), stamp), *drops]:
             await self._store.write(writes)
+
+
+def _mark(ip: bytes, seen: Address) -> Callable[[Draft, int], None]:
+    """As an update does when it takes an address off a port, if the address still is what was seen."""
+    state = AddressState.RELEASING if seen.host else AddressState.FREE
+
+    def apply(draft: Draft, rev: int) -> None:
+        if draft.get(Kind.IP, ip) == seen:
+            draft.put(Kind.IP, ip, replace(seen, state=state, since=rev, rev=rev))
+
+    return apply
 
 
 def _free(owner: bytes) -> Callable[[Draft, int], None]:

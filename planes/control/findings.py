@@ -16,7 +16,7 @@ from planes.control.release import SHARED, Index, index_rows, part_of
 from planes.model.addresses import bucket
 from planes.model.enums import Kind
 from planes.model.ids import Id, bucket_of, home_of, is_ours, make_id, network_home, number_of, text
-from planes.model.resources import AddressState, NetworkState, Port, PortState
+from planes.model.resources import Address, AddressState, NetworkState, Port, PortState
 from planes.store.partitions import View
 from planes.store.protocol import Store, Values
 from planes.store.rows import decode
@@ -47,9 +47,11 @@ Names = tuple[str, Values, Values]
 
 
 class Finding(Struct, frozen=True):
-    """One fault, and what mends it: an `entry` for the echo, index rows to `put` or `drop`, an owner whose `slot` goes."""
+    """One fault, and what mends it: an `entry` for the echo, index rows to `put` or `drop`, an owner whose `slot` goes,
+    an address that its port gave up, as it was `seen`, to be marked so.
+    """
 
-    rule: str  # claim, unconfirmed, lost, index, unlisted, slot, half-deleted, unfinished, sealed, feed
+    rule: str  # claim, unconfirmed, unmarked, lost, index, unlisted, slot, half-deleted, unfinished, sealed, feed
     table: str
     partition: Values
     key: Values
@@ -58,6 +60,7 @@ class Finding(Struct, frozen=True):
     put: tuple[Index, ...] = ()
     drop: tuple[Index, ...] = ()
     slot: bytes = b""
+    seen: Address | None = None
 
     @property
     def name(self) -> tuple[Any, ...]:
@@ -280,9 +283,13 @@ class Findings:
 def _claim(where: Values, kind: Kind, key: bytes, claim: Any, owner: Port | None, network: bytes) -> Finding | None:
     """What is wrong with an address or a MAC that a port claims."""
     name = f"{'address' if kind == Kind.IP else 'MAC'} {key.hex()}"
-    mine = owner is not None and (
-        owner.mac == key if kind == Kind.MAC else key in owner.releasing or any(key == ip for _, ip in owner.fixed)
-    )
+    fixed = [ip for _, ip in owner.fixed] if owner else []
+    given_up = owner is not None and key in owner.releasing and key not in fixed
+    if owner and given_up and claim.state == AddressState.USED:
+        says = f"{name} was given up by port {text(owner.id)} and is not marked so"
+        entry = Entry(Kind.PORT, (owner.id,), network=owner.network)
+        return Finding("unmarked", PORTS.name, where, (kind, key), says, entry, seen=claim)
+    mine = owner is not None and (owner.mac == key if kind == Kind.MAC else given_up or key in fixed)
     if mine and not (kind == Kind.IP and claim.state == AddressState.CLAIMED):
         return None
     project = owner.project if owner else ""

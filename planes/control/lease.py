@@ -14,7 +14,7 @@ from planes.store.schema import LEASES
 log = logging.getLogger(__name__)
 
 #: how long it lives without renewal, µs
-LIFE = 30_000_000
+LIFE = 120_000_000
 
 
 class Lease:

@@ -60,8 +60,8 @@ class SteadyStore:
     async def write(self, writes: Sequence[Write]) -> None:
         await self._step(self._inner.write(writes))
 
-    async def partitions(self, table: Table) -> list[Values]:
-        return await self._step(self._inner.partitions(table))
+    async def partitions(self, table: Table, *, after: Values = (), limit: int = 0) -> list[Values]:
+        return await self._step(self._inner.partitions(table, after=after, limit=limit))
 
     async def _step(self, work: Coroutine[Any, Any, T]) -> T:
         try:

@@ -1,0 +1,126 @@
+"""The check beside requests under way, and what it says of a store that nothing is wrong with."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from planes.bus.memory.bus import MemoryBroker, MemoryBus
+from planes.control.findings import WALKED
+from planes.control.plane import ControlConfig
+from planes.control.release import index_rows
+from planes.management.cloud import Cloud, build
+from planes.management.context import ManagementConfig
+from planes.model.errors import Conflict
+from planes.model.requests import FixedIp, PortCreate, SubnetCreate
+from planes.store.protocol import Batch, Write
+from planes.store.schema import PORTS
+from planes.store.sqlite.store import SqliteStore
+from tests.support.cloud import caller, network_with_subnet, running
+from tests.support.invariants import violations
+
+CONTROL = ControlConfig(echo_after=0.05, echo_every=3600, vni_quarantine=0)
+MANAGEMENT = ManagementConfig(quotas={"port": 10, "network": 10, "subnet": 10})
+
+
+class Held(SqliteStore):
+    """Batches that would put a port wait until they may go on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.go = asyncio.Event()
+        self.go.set()
+        self.waits = asyncio.Event()
+
+    async def commit(self, batch: Batch) -> bool:
+        if batch.table is PORTS and any(row[0] == 10 for row in batch.puts):
+            self.waits.set()
+            await self.go.wait()
+        return await super().commit(batch)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> Held:
+    return Held(tmp_path / "store.db")
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path, store: Held) -> AsyncIterator[Cloud]:
+    async with running(tmp_path, store=store, control=CONTROL, management=MANAGEMENT) as made:
+        yield made
+
+
+async def creating(cloud: Cloud, store: Held) -> "asyncio.Task[object]":
+    """A port in two subnets whose index rows, slot and second address are claimed, and whose commit has begun."""
+    network, subnet = await network_with_subnet(cloud)
+    (other,) = await cloud.subnets.create(caller(), [SubnetCreate(network_id=network.id, cidr="10.9.0.0/24")])
+    fixed = (FixedIp(subnet_id=subnet.id), FixedIp(subnet_id=other.id))
+    store.go.clear()
+    task = asyncio.create_task(cloud.ports.create(caller(), [PortCreate(network_id=network.id, fixed_ips=fixed)]))
+    await store.waits.wait()
+    return task
+
+
+async def test_what_is_under_way_at_the_first_look_only_is_left_alone(cloud: Cloud, store: Held) -> None:
+    task = await creating(cloud, store)
+    looked: list[str] = []
+
+    def progress(table: str, _: int) -> None:
+        looked.append(table)
+        if table == WALKED[-1].name:
+            store.go.set()
+
+    report = await cloud.plane.check.run(fix=True, progress=progress)
+    await task
+    assert looked == [table.name for table in WALKED]
+    assert report.found == []
+    assert await violations(store) == []
+
+
+async def test_who_takes_too_long_is_stopped_and_never_half_made(cloud: Cloud, store: Held) -> None:
+    task = await creating(cloud, store)
+    other = build(store, MemoryBus(MemoryBroker(), "other"), CONTROL, MANAGEMENT)
+    report = await other.plane.check.run(fix=True)
+    assert {finding.rule for finding in report.found} >= {"claim", "index", "slot"}
+    assert report.left == []
+    store.go.set()
+    with pytest.raises(Conflict, match="took too long"):
+        await task
+    assert await violations(store) == []
+
+
+async def test_a_store_in_use_has_nothing_wrong_and_an_index_row_that_is_lost_comes_back(
+    cloud: Cloud, store: Held
+) -> None:
+    network, _ = await network_with_subnet(cloud)
+    views = await cloud.ports.create(caller(), [PortCreate(network_id=network.id, device_id="vm") for _ in range(5)])
+    await cloud.ports.delete(caller(), views[0].id, None)
+    check = cloud.plane.check
+    report = await check.run(fix=False)
+    assert report.found == []
+    assert report.looked["ports"] == 1
+    port = await cloud.ports.find(caller(), views[1].id)
+    gone = [Write(table, where, key, None, cloud.plane.now()) for table, where, key in index_rows(port)]
+    await store.write(gone)
+    report = await check.run(fix=False)
+    assert [finding.rule for finding in report.left] == ["unlisted"]
+    assert (await check.run(fix=True)).left == []
+    assert await violations(store) == []
+
+
+async def test_one_instance_walks_in_the_background_and_once_a_day(cloud: Cloud, store: Held) -> None:
+    clock = [cloud.plane.now()]
+    lease, day = cloud.plane.check._lease, 86_400_000_000
+    lease._now = lambda: clock[0]
+    assert not await lease.due(day)  # from here on
+    clock[0] += day
+    assert await lease.due(day)
+    assert await lease.hold()
+    other = type(lease)(store, "check", "another", lambda: clock[0])
+    assert await other.due(day)
+    assert not await other.hold()
+    assert await lease.hold(clock[0])
+    assert not await other.due(day)
+    clock[0] += day
+    assert await other.hold()
