@@ -211,6 +211,23 @@ def store_init(json_: bool, **flags: Any) -> None:
     _answer({"store": url, "ready": True}, json_, f"{url} is ready")
 
 
+@store.command("copy")
+@click.option("--from", "source", metavar="URL", required=True, help="The store to read; it is not changed.")
+@click.option("--to", "target", metavar="URL", required=True, help="The store to fill; its tables are created.")
+@click.option("--beside", is_flag=True, help="Keep what else the target holds, instead of refusing it.")
+@as_json
+@example("alcor store copy --from sqlite:////var/lib/alcor/alcor.db --to 'cassandra://c1/alcor?replication=3&dc=dc1'")
+def store_copy(source: str, target: str, beside: bool, json_: bool) -> None:
+    """Copy one database into another, and compare every row. No API may run on either.
+
+    May be repeated, and goes on where it was cut off.
+    """
+    from cli.stores import copy
+
+    counted, text = copy(source, target, beside)
+    _answer(counted, json_, text)
+
+
 @store.command("check")
 @click.option("--store", metavar="URL", help="Which (ALCOR_STORE) [default: SQLite in the data directory].")
 @click.option("--fix", is_flag=True, help="Repair what is found.")

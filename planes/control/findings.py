@@ -51,7 +51,7 @@ class Finding(Struct, frozen=True):
     an address that its port gave up, as it was `seen`, to be marked so.
     """
 
-    rule: str  # claim, unconfirmed, unmarked, lost, index, unlisted, slot, half-deleted, unfinished, sealed, feed
+    rule: str  # claim, unconfirmed, unmarked, lost, index, unlisted, slot, half-deleted, unfinished, sealed, feed, unreadable
     table: str
     partition: Values
     key: Values
@@ -86,7 +86,11 @@ class Findings:
     async def look(self, table: Table, partition: Values) -> list[Finding]:
         """Everything that is wrong here."""
         own = self._looks.get(table.name)
-        return await own(partition) if own else await self._index(table, partition)
+        try:
+            return await own(partition) if own else await self._index(table, partition)
+        except (msgspec.MsgspecError, KeyError) as error:
+            says = f"{table.name} {partition} holds, or names, what this version cannot read: {error!r:.200}"
+            return [Finding("unreadable", table.name, partition, (), says)]
 
     # -- objects ----------------------------------------------------------------------------------------------------
 

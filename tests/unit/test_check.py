@@ -15,7 +15,7 @@ from planes.management.context import ManagementConfig
 from planes.model.errors import Conflict
 from planes.model.requests import FixedIp, PortCreate, SubnetCreate
 from planes.store.protocol import Batch, Write
-from planes.store.schema import PORTS
+from planes.store.schema import NETWORKS, PORTS
 from planes.store.sqlite.store import SqliteStore
 from tests.support.cloud import caller, network_with_subnet, running
 from tests.support.invariants import violations
@@ -107,6 +107,13 @@ async def test_a_store_in_use_has_nothing_wrong_and_an_index_row_that_is_lost_co
     assert [finding.rule for finding in report.left] == ["unlisted"]
     assert (await check.run(fix=True)).left == []
     assert await violations(store) == []
+
+
+async def test_what_cannot_be_read_is_said_and_stops_nobody(cloud: Cloud, store: Held) -> None:
+    assert await store.commit(Batch(NETWORKS, (7,), None, {"top": 1}, [(1, b"", 1, b"\0")]))
+    report = await cloud.plane.check.run(fix=True)
+    assert [finding.rule for finding in report.left] == ["unreadable"]
+    assert "networks (7,)" in report.left[0].says
 
 
 async def test_one_instance_walks_in_the_background_and_once_a_day(cloud: Cloud, store: Held) -> None:
