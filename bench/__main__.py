@@ -19,6 +19,7 @@ PARTS = {
     "lists": "bench.api:lists",
     "kernel": "bench.kernel:kernel",
     "store": "bench.embedded:store",
+    "cassandra": "bench.cassandra:cassandra",
     "scale": "bench.scale:scale",
     "swarm": "bench.fleet:swarm",
     "sync": "bench.sync:sync",
