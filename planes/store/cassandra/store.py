@@ -12,15 +12,18 @@ from uuid import UUID
 
 from planes.store.cassandra import cql, migrations
 from planes.store.cassandra.session import READ, SERIAL, CassandraSession, Line
+from planes.store.cassandra.sharing import Sharing
 from planes.store.cassandra.url import Address, parse
 from planes.store.checks import beyond, check_batch, check_read, check_writes
 from planes.store.protocol import Batch, Partition, Unavailable, Value, Values, Write, in_turn
-from planes.store.schema import Table
+from planes.store.schema import CHANGES, Table
 
 #: free rows of one partition in one request
 ROWS = 100
-#: requests of one `write` under way at a time
-WIDTH = 32
+#: traces in one request, so many that the servers do not warn of it
+TRACES = 8
+#: partitions that one `write` has under way at a time
+WIDTH = 256
 #: reads of a partition that changes under them, before the caller is told to come back
 ATTEMPTS = 8
 #: 100 ns steps from the start of UUID time to the epoch
@@ -37,6 +40,7 @@ class CassandraStore:
         #: conditional batches that this process sent and has no answer to, also those that their caller gave up
         self._under_way: dict[tuple[str, Values], set[asyncio.Task[bool]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._sharing: Sharing | None = None
 
     async def open(self) -> None:
         if self._session is not None:
@@ -48,14 +52,15 @@ class CassandraStore:
         except BaseException:
             await session.close()
             raise
-        self._session = session
+        self._session, self._sharing = session, Sharing(session.idempotent, ROWS)
 
     async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is None:
+        session, sharing, self._session, self._sharing = self._session, self._sharing, None, None
+        if session is None or sharing is None:
             return
         while self._tasks:
             await asyncio.wait(self._tasks)
+        await sharing.idle()
         await session.close()
 
     @property
@@ -115,15 +120,18 @@ class CassandraStore:
         return await asyncio.shield(task)
 
     async def write(self, writes: Sequence[Write]) -> None:
+        """Every row is tried, however others end; then the error that leaves the most open is raised."""
         check_writes(writes)
-        session = self.session
-        batches = self._by_partition(writes)
-        if not batches:
-            return
-        task = asyncio.create_task(_all(session, batches))
-        self._tasks.add(task)
-        task.add_done_callback(self._over)
-        await asyncio.shield(task)
+        sharing = self._sharing
+        if sharing is None:
+            raise Unavailable("The store is not open.")
+        groups, errors = self._by_partition(writes), list[BaseException]()
+        for at in range(0, len(groups), WIDTH):
+            shares = [sharing.add(where, lines) for where, lines in groups[at : at + WIDTH]]
+            await asyncio.wait(shares)
+            errors += [error for share in shares if (error := share.exception())]
+        if errors:
+            raise next((error for error in errors if not isinstance(error, Unavailable)), errors[0])
 
     async def partitions(self, table: Table, *, after: Values = (), limit: int = 0) -> list[Values]:
         text = cql.of(self._keyspace, table.name).partitions(following=bool(after), limited=bool(limit))
@@ -166,9 +174,14 @@ class CassandraStore:
         lines += [(statements.drop, (*partition, *key)) for key in batch.drops]
         return lines
 
-    def _by_partition(self, writes: Sequence[Write]) -> list[list[Line]]:
-        """Rows of one partition share requests."""
+    def _by_partition(self, writes: Sequence[Write]) -> list[tuple[tuple[str, Values], list[Line]]]:
+        """Rows by table and partition, as many together as a request holds.
+
+        Traces have a partition for each row, are written by the hundred and read by hardly anybody: some share a
+        request all the same, which costs the servers less than as many requests.
+        """
         groups: dict[tuple[str, Values], list[Line]] = {}
+        traces = 0
         for write in writes:
             statements = cql.of(self._keyspace, write.table.name)
             line: tuple[str, tuple[Value, ...]]
@@ -176,8 +189,11 @@ class CassandraStore:
                 line = (statements.erase, (write.stamp, *write.partition, *write.clustering))
             else:
                 line = (statements.write, (*write.partition, *write.clustering, *write.columns, write.stamp))
-            groups.setdefault((write.table.name, write.partition), []).append(line)
-        return [group[at : at + ROWS] for group in groups.values() for at in range(0, len(group), ROWS)]
+            partition = write.partition
+            if write.table is CHANGES:
+                partition, traces = (traces // TRACES,), traces + 1
+            groups.setdefault((write.table.name, partition), []).append(line)
+        return [(where, group[at : at + ROWS]) for where, group in groups.items() for at in range(0, len(group), ROWS)]
 
     def _answered(self, where: tuple[str, Values], task: "asyncio.Task[bool]") -> None:
         tasks = self._under_way[where]
@@ -190,23 +206,3 @@ class CassandraStore:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # its caller may be gone
-
-
-async def _all(session: CassandraSession, batches: list[list[Line]]) -> None:
-    """Every batch is tried, however others end; then the first error that leaves the most open is raised."""
-    if len(batches) == 1:
-        await session.idempotent(batches[0])
-        return
-    errors: list[Exception] = []
-    left = iter(batches)
-
-    async def work() -> None:
-        for batch in left:
-            try:
-                await session.idempotent(batch)
-            except Exception as error:
-                errors.append(error)
-
-    await asyncio.gather(*(work() for _ in range(min(WIDTH, len(batches)))))
-    if errors:
-        raise next((error for error in errors if not isinstance(error, Unavailable)), errors[0])
