@@ -34,6 +34,7 @@ from tests.support.cassandra.server import CassandraServer
 CLIENTS = 64
 SECONDS = 4.0
 KEYSPACE = "bench"
+CONTROL = ControlConfig()
 BODY = bytes(400)
 Step = Callable[[int], Awaitable[object]]
 
@@ -61,7 +62,7 @@ class Rig:
         await self.store.open()
         bus = MemoryBus(MemoryBroker(), "bench")
         await bus.connect()
-        self.cloud = build(self.store, bus, ControlConfig(), ManagementConfig())
+        self.cloud = build(self.store, bus, CONTROL, ManagementConfig())
         await self.cloud.start()
 
     async def stop(self) -> None:

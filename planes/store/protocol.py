@@ -33,7 +33,8 @@ class UnknownOutcome(StoreError):
 class Partition(Struct, frozen=True):
     """One read of one partition. `statics` and row columns are in the order of the table's definition.
 
-    `exists` is False when the partition has neither statics nor rows. A row is clustering values, then columns.
+    `exists` is False when a guarded partition has never been written; of a free table, when no row was found. A row is
+    clustering values, then columns.
     """
 
     statics: Values

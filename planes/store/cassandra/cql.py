@@ -98,7 +98,6 @@ class Statements:
         self.statics = (
             f"SELECT {distinct}{_names((*table.partition, *table.statics))} FROM {self._name} WHERE {self._at}"
         )
-        self.any = f"SELECT {_names(table.partition)} FROM {self._name} WHERE {self._at} LIMIT 1"
         self._reads: dict[tuple[int, int, bool], str] = {}
         self._guards: dict[tuple[str, ...], str] = {}
 

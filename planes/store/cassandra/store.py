@@ -103,8 +103,7 @@ class CassandraStore:
         if table.guard:
             return await self._guarded(statements, partition, line, profile, limit)
         rows = await session.rows(profile, line) if line else []
-        whole = not (prefix or after)
-        return Partition((), rows, bool(rows) or (not whole and await self._any(statements, partition)))
+        return Partition((), rows, bool(rows))
 
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         """Not undone by giving up: a cancelled call's batch is still waited for by serial reads and by `close`."""
@@ -161,9 +160,6 @@ class CassandraStore:
                 return Partition(now, [])
             before = now
         raise Unavailable(f"{table.name} {partition} changes faster than it can be read.")
-
-    async def _any(self, statements: cql.Statements, partition: Values) -> bool:
-        return bool(await self.session.rows(READ, (statements.any, partition)))
 
     def _conditional(self, batch: Batch) -> list[Line]:
         statements = cql.of(self._keyspace, batch.table.name)

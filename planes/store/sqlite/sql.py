@@ -59,7 +59,6 @@ class Statements:
         self.read_statics = f"SELECT {', '.join(_names(table.statics))} FROM {name}_static WHERE {at}"
         self.put = f"INSERT OR REPLACE INTO {name} VALUES ({_marks(len(key) + len(columns))})"
         self.drop = f"DELETE FROM {name} WHERE {_equal(key)}"
-        self.any = f"SELECT 1 FROM {name} WHERE {at} AND dead = 0 LIMIT 1"
         sets = ", ".join(f"{column} = excluded.{column}" for column in (*columns, *_FREE))
         self.write = (
             f"INSERT INTO {name} VALUES ({_marks(len(key) + len(columns) + len(_FREE))}) "

@@ -106,7 +106,7 @@ class SqliteStore:
                 statics, rows = await self._long(statements, partition, prefix, past or (), limit or -1)
             if table.guard:
                 return Partition(statics or (None,) * len(table.statics), rows, statics is not None)
-            return Partition((), rows, bool(rows) or self._any(statements, partition))
+            return Partition((), rows, bool(rows))
         except sqlite3.Error as error:
             raise file.meaning(error) from error
 
@@ -179,9 +179,6 @@ class SqliteStore:
         if self._writer is None:
             raise Unavailable("The store is not open.")
         return self._writer
-
-    def _any(self, statements: sql.Statements, partition: Values) -> bool:
-        return cast(sqlite3.Connection, self._reading).execute(statements.any, partition).fetchone() is not None
 
     async def _long(
         self, statements: sql.Statements, partition: Values, prefix: Values, past: Values, limit: int
