@@ -51,7 +51,7 @@ class Finding(Struct, frozen=True):
     an address that its port gave up, as it was `seen`, to be marked so.
     """
 
-    rule: str  # claim, unconfirmed, unmarked, lost, index, unlisted, slot, half-deleted, unfinished, sealed, feed, unreadable
+    rule: str  # such as claim, lost, index, slot, unfinished: docs/store.md has them all
     table: str
     partition: Values
     key: Values

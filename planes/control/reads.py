@@ -3,20 +3,25 @@
 Called by management (lists, views), snapshots, sync and the echo.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from planes.model.enums import Kind
 from planes.model.ids import Id, bucket_of, number_of
 from planes.model.resources import Address, Body, Port
-from planes.store.protocol import Store
+from planes.store.protocol import Store, Values
 from planes.store.rows import decode
 from planes.store.schema import BY_HOST, PORT_STATUS, PORTS
 
 #: with more ids of one bucket than this, the bucket is read whole
-POINT_READS = 8
+POINT_READS = 32
+#: reads of one call under way at a time
+WIDTH = 32
+
+T = TypeVar("T")
 
 
 class Report(Body, frozen=True):
@@ -46,17 +51,24 @@ def _by_bucket(ids: Iterable[bytes]) -> dict[tuple[int, int], list[bytes]]:
 
 async def ports(store: Store, ids: Sequence[bytes]) -> dict[bytes, Port]:
     """The rows of those ports that exist, by id, read from the store itself."""
-    found: dict[bytes, Port] = {}
+    kind, wanted = int(Kind.PORT), frozenset(ids)
+    asked: list[tuple[tuple[int, int], Values]] = []
     for partition, members in _by_bucket(ids).items():
-        if len(members) <= POINT_READS:
-            for id_ in members:
-                for row in (await store.read(PORTS, partition, prefix=(int(Kind.PORT), id_))).rows:
-                    found[id_] = decode(Kind.PORT, row[3])
-            continue
-        wanted = frozenset(members)
-        for row in (await store.read(PORTS, partition, prefix=(int(Kind.PORT),))).rows:
-            if row[1] in wanted:
-                found[row[1]] = decode(Kind.PORT, row[3])
+        few = len(members) <= POINT_READS
+        asked += [(partition, (kind, id_)) for id_ in members] if few else [(partition, (kind,))]
+    pages = await _all(asked, lambda partition, prefix: store.read(PORTS, partition, prefix=prefix))
+    return {row[1]: decode(kind, row[3]) for page in pages for row in page.rows if row[1] in wanted}
+
+
+async def _all(
+    asked: Sequence[tuple[tuple[int, int], Values]], read: Callable[[tuple[int, int], Values], Awaitable[T]]
+) -> list[T]:
+    """Many reads, some at a time; one alone needs no task."""
+    if len(asked) == 1:
+        return [await read(*asked[0])]
+    found: list[T] = []
+    for at in range(0, len(asked), WIDTH):
+        found += await asyncio.gather(*(read(*each) for each in asked[at : at + WIDTH]))
     return found
 
 
@@ -79,19 +91,13 @@ def _status(row: Sequence[Any]) -> Status:
 async def statuses(store: Store, rows: Iterable[Port]) -> dict[bytes, Status]:
     """What the binding host of each port last said of it, by port id."""
     hosts = {port.id: port.host for port in rows if port.host}
-    found: dict[bytes, Status] = {}
+    asked: list[tuple[tuple[int, int], Values]] = []
     for partition, members in _by_bucket(hosts).items():
-        if len(members) <= POINT_READS:
-            for id_ in members:
-                read = await store.read(PORT_STATUS, partition, prefix=(id_, hosts[Id(id_)]))
-                for row in read.rows:
-                    found[id_] = _status(row)
-            continue
-        for row in (await store.read(PORT_STATUS, partition)).rows:
-            id_ = cast(bytes, row[0])
-            if hosts.get(Id(id_)) == row[1]:
-                found[id_] = _status(row)
-    return found
+        few = len(members) <= POINT_READS
+        asked += [(partition, (id_, hosts[Id(id_)])) for id_ in members] if few else [(partition, ())]
+    pages = await _all(asked, lambda partition, prefix: store.read(PORT_STATUS, partition, prefix=prefix))
+    said = [row for page in pages for row in page.rows]
+    return {cast(bytes, row[0]): _status(row) for row in said if hosts.get(Id(cast(bytes, row[0]))) == row[1]}
 
 
 async def ids_on(store: Store, host: str, after: bytes = b"", limit: int = 0) -> list[bytes]:

@@ -7,9 +7,9 @@ import asyncio
 import datetime
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from msgspec import Struct
 
@@ -28,6 +28,8 @@ from planes.store.schema import BY_PROJECT
 #: rows that a list may read for one page (rule D10), and how many it reads at a time
 LIST_BOUND = 10_000
 LIST_CHUNK = 500
+#: parts of an index, by the first bits of an id
+PARTS = 64
 
 #: ids in a row that share their first byte, and so the partitions of the feed and of the indexes
 ALIKE = 128
@@ -120,61 +122,97 @@ class Context:
         ids: Sequence[bytes] | None = None,
     ) -> Listing:
         """A page of a project's objects of one kind, or of `ids` when an index already led to them (rule D10)."""
-        if ids is None:
-            ids = await self._indexed(who, kind, query)
-        backward = query.page_reverse
+        if ids is None and "id" in query.filters:
+            ids = sorted({parse(value, "id") for value in query.filters["id"]})
+        projects = [] if ids is not None else await self._projects(who, kind, query)
         if query.sort and query.sort != (("id", False),):
-            if len(ids) > LIST_BOUND:
-                raise Invalid(f"Sorting by anything but id is limited to {LIST_BOUND} objects; filter first.")
-            rows = await self._in_chunks(ids, views)
-            return page([view for view in rows if matches(view, query.filters)], query)
+            return await self._sorted(_slices(ids) if ids is not None else self._ids(projects, kind), query, views)
+        marker, backward = b"", query.page_reverse
         if query.marker:
             marker = parse(query.marker, "marker")
-            if marker not in ids and not await views([marker]):
+            known = marker in ids if ids is not None else await self._names(projects, kind, marker)
+            if not known and not await views([marker]):
                 raise no_marker(query.marker)
-            ids = [id_ for id_ in ids if (id_ < marker if backward else id_ > marker)]
-        ordered = list(reversed(ids)) if backward else list(ids)
+        if ids is not None:
+            left = [id_ for id_ in ids if not marker or (id_ < marker if backward else id_ > marker)]
+            source = _slices(left[::-1] if backward else left)
+        else:
+            source = self._ids(projects, kind, marker, backward)
         found: list[Any] = []
-        read = 0
-        for start in range(0, len(ordered), LIST_CHUNK):
-            chunk = ordered[start : start + LIST_CHUNK]
+        read, stopped = 0, False
+        async for chunk in source:
             read += len(chunk)
             by_id = {view.id: view for view in await views(chunk) if matches(view, query.filters)}
             found += [by_id[key] for key in sorted(by_id, reverse=backward)]
-            if query.limit and len(found) > query.limit:
+            stopped = bool(query.limit) and (len(found) > query.limit or (read >= LIST_BOUND and bool(found)))
+            if stopped:
                 break
-            if read >= LIST_BOUND and query.limit and found:
-                break
-        more = bool(query.limit) and (len(found) > query.limit or read < len(ordered))
         items = found[: query.limit] if query.limit else found
-        return Listing(list(reversed(items)) if backward else items, more)
+        return Listing(list(reversed(items)) if backward else items, stopped)
 
-    async def _in_chunks(
-        self, ids: Sequence[bytes], views: Callable[[Sequence[bytes]], Awaitable[list[Any]]]
-    ) -> list[Any]:
-        found: list[Any] = []
-        for start in range(0, len(ids), LIST_CHUNK):
-            found += await views(ids[start : start + LIST_CHUNK])
-        return found
+    async def _sorted(
+        self, source: AsyncIterator[Sequence[bytes]], query: Query, views: Callable[..., Awaitable[list[Any]]]
+    ) -> Listing:
+        ids: list[bytes] = []
+        async for chunk in source:
+            ids += chunk
+            if len(ids) > LIST_BOUND:
+                raise Invalid(f"Sorting by anything but id is limited to {LIST_BOUND} objects; filter first.")
+        rows = [view async for chunk in _slices(ids) for view in await views(chunk)]
+        return page([view for view in rows if matches(view, query.filters)], query)
 
-    async def _indexed(self, who: Caller, kind: int, query: Query) -> list[bytes]:
-        """Ids from the project index, in order: the caller's and the shared, or what an administrator asks for."""
-        if "id" in query.filters:
-            return sorted({parse(value, "id") for value in query.filters["id"]})
+    async def _projects(self, who: Caller, kind: int, query: Query) -> list[str]:
+        """Whose objects a list holds: the caller's and the shared, or what an administrator asks for."""
         asked = query.filters.get("project_id", ()) + query.filters.get("tenant_id", ())
         if not who.admin:
-            projects: Iterable[str] = {who.project, SHARED} if kind == Kind.NETWORK else {who.project}
-        elif asked:
-            projects = set(asked)
-        else:
-            every = await self.store.partitions(BY_PROJECT)
-            projects = {str(partition[0]) for partition in every if partition[1] == kind}
+            return [who.project, SHARED] if kind == Kind.NETWORK else [who.project]
+        if asked:
+            return sorted(set(asked))
+        every = await self.store.partitions(BY_PROJECT)
+        return sorted({str(partition[0]) for partition in every if partition[1] == kind})
+
+    async def _names(self, projects: Sequence[str], kind: int, id_: bytes) -> bool:
+        """Whether the index has the id, though the object may be gone."""
+        where = [(project, int(kind), part_of(id_)) for project in projects]
+        return any([(await self.store.read(BY_PROJECT, key, prefix=(id_,))).rows for key in where])
+
+    async def _ids(
+        self, projects: Sequence[str], kind: int, marker: bytes = b"", backward: bool = False
+    ) -> AsyncIterator[Sequence[bytes]]:
+        """Ids in order, from the marker on, some at a time: the parts of the index follow each other as the ids do.
+
+        Parts that hold little are read many at once.
+        """
+        first = part_of(marker) if marker else PARTS - 1 if backward else 0
+        parts = list(range(first, -1, -1) if backward else range(first, PARTS))
+        width = 1
+        while parts:
+            group, parts = parts[:width], parts[width:]
+            pages = await asyncio.gather(*(self._part(projects, kind, part, marker, backward) for part in group))
+            width = min(16, width * 2) if sum(map(len, pages)) < LIST_CHUNK else 1
+            for part, ids in zip(group, pages, strict=True):
+                async for chunk in _slices(ids):
+                    yield chunk
+                while len(ids) == LIST_CHUNK and not backward:
+                    ids = await self._part(projects, kind, part, ids[-1], backward)
+                    if ids:
+                        yield ids
+
+    async def _part(self, projects: Sequence[str], kind: int, part: int, marker: bytes, backward: bool) -> list[bytes]:
+        """The next ids of a part of the index, behind the marker; backward, all of them before it."""
         found: set[bytes] = set()
         for project in projects:
-            for part in range(64):
-                read = await self.store.read(BY_PROJECT, (project, int(kind), part))
-                found.update(row[0] for row in read.rows)  # type: ignore[misc]
-        return sorted(found)
+            beyond: dict[str, Any] = {} if backward else {"after": (marker,) if marker else (), "limit": LIST_CHUNK}
+            read = await self.store.read(BY_PROJECT, (project, int(kind), part), **beyond)
+            found.update(cast(bytes, row[0]) for row in read.rows)
+        if backward:
+            return sorted((id_ for id_ in found if not marker or id_ < marker), reverse=True)
+        return sorted(found)[:LIST_CHUNK]
+
+
+async def _slices(ids: Sequence[bytes]) -> AsyncIterator[Sequence[bytes]]:
+    for start in range(0, len(ids), LIST_CHUNK):
+        yield ids[start : start + LIST_CHUNK]
 
 
 def iso(us: int) -> str:

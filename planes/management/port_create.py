@@ -27,7 +27,7 @@ from planes.model.errors import Conflict, Invalid, not_found
 from planes.model.ids import Id, bucket_of, home_of, network_home, number_of, parse, text
 from planes.model.requests import PortCreate
 from planes.model.resources import Address, AddressState, Network, NetworkState, Port, Subnet
-from planes.store.partitions import Apply, Before, Done, Draft, View
+from planes.store.partitions import BATCH, Apply, Before, Done, Draft, View
 from planes.store.protocol import Write
 from planes.store.schema import GROUPS, NETWORKS
 
@@ -214,11 +214,14 @@ class PortCreation:
             await self._c.ground.change_network(network.id, network.number, fence.open_bucket(where))
 
     async def claim(self, plans: Sequence[Plan]) -> None:
-        """Claim what lies outside the home buckets: quota, addresses. Who needs none is announced with the commit."""
+        """Claim what lies outside the home buckets: quota, addresses. Who needs none is announced with the commit.
+
+        More than a batch holds are announced together, ahead of all their batches.
+        """
         for plan in plans:
             self.announce_peer(plan.network, plan.fields.host)
         limit = self._c.limit(Kind.PORT)
-        claiming = [plan for plan in plans if plan.elsewhere or limit >= 0]
+        claiming = [plan for plan in plans if plan.elsewhere or limit >= 0 or len(plans) > BATCH]
         if not claiming:
             return
         for network in {plan.network.id for plan in claiming}:

@@ -61,9 +61,9 @@ class Counting(FaultyStore):
         self.counts[SERIAL if serial and table.guard else READ] += 1
         return await super().read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
 
-    async def commit(self, batch: Batch) -> bool:
-        self.counts[CONDITIONAL] += 1
-        return await super().commit(batch)
+    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
+        self.counts[CONDITIONAL] += not before  # after its writes it comes again, alone
+        return await super().commit(batch, before)
 
     async def write(self, writes: Sequence[Write]) -> None:
         self.counts[WRITE] += bool(writes)

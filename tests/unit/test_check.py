@@ -1,7 +1,7 @@
 """The check beside requests under way, and what it says of a store that nothing is wrong with."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -33,11 +33,11 @@ class Held(SqliteStore):
         self.go.set()
         self.waits = asyncio.Event()
 
-    async def commit(self, batch: Batch) -> bool:
+    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         if batch.table is PORTS and any(row[0] == 10 for row in batch.puts):
             self.waits.set()
             await self.go.wait()
-        return await super().commit(batch)
+        return await super().commit(batch, before)
 
 
 @pytest.fixture

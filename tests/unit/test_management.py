@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from planes.management import context
 from planes.management.cloud import Cloud
 from planes.management.context import ManagementConfig
 from planes.model.errors import AlcorError, Conflict, Forbidden, Invalid, NotFound, OverQuota, PreconditionFailed
@@ -320,6 +321,46 @@ async def test_lists_filter_page_and_follow_indexes(cloud: Cloud, net: Any) -> N
     assert [view.id for view in by_ip.items] == [made[3].id]
     down = await cloud.ports.list(caller(), Query(sort=(("name", True),)))
     assert [view.name for view in down.items] == sorted((view.name for view in made), reverse=True)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+async def test_pages_of_any_size_make_up_the_whole_list_and_read_no_more_than_they_need(
+    cloud: Cloud, net: Any, backward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many projects, parts of the index that hold more than a chunk, and parts that hold nothing."""
+    network, _ = net
+    monkeypatch.setattr(context, "LIST_CHUNK", 4)
+    monkeypatch.setattr(context, "ALIKE", 9)
+    for project in ("demo", "other", "third"):
+        for _ in range(4):
+            wanted = [PortCreate(network_id=network.id, project_id=project) for _ in range(9)]
+            await cloud.ports.create(caller("demo", admin=True), wanted)
+    admin = caller("demo", admin=True)
+    every = [view.id for view in (await cloud.ports.list(admin, Query())).items]
+    assert len(every) == len(set(every)) == 108
+    assert every == sorted(every)
+    for size in (1, 5, 40, 107, 108):
+        seen: list[str] = []
+        marker, more = "", True
+        while more:
+            page = await cloud.ports.list(admin, Query(limit=size, marker=marker, page_reverse=backward))
+            items = [view.id for view in page.items]
+            seen = items + seen if backward else seen + items
+            more = page.more
+            marker = items[0] if backward else items[-1]
+        assert seen == every, size
+    reads = 0
+    read = cloud.plane.store.read
+
+    async def counted(*args: Any, **more: Any) -> Any:
+        nonlocal reads
+        reads += args[0] is BY_PROJECT
+        return await read(*args, **more)
+
+    own = [view.id for view in (await cloud.ports.list(caller(), Query())).items]
+    monkeypatch.setattr(cloud.plane.store, "read", counted)
+    await cloud.ports.list(caller(), Query(limit=2, marker=own[-backward], page_reverse=backward))
+    assert reads == 2  # whether the marker is known, and what comes next
 
 
 async def rows_of(cloud: Cloud) -> list[str]:
