@@ -18,7 +18,6 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from planes.control.plane import ControlConfig
 from planes.goalstate.messages import Applied, ObjectKind
 from planes.management.cloud import Cloud
 from planes.model.ids import Id, parse, text
@@ -28,8 +27,6 @@ from tests.support.cloud import caller, network_with_subnet, running
 
 #: operations that are counted, after half as many that fill caches
 TIMES = 100
-#: timers sleep meanwhile: what they do is not an operation's
-STILL = ControlConfig(beacon_every=3600, echo_every=3600, hosts_every=3600)
 
 
 class Cost(Struct, frozen=True):
@@ -106,7 +103,9 @@ class Rig:
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     store = SqliteStore(tmp_path / "store.db")
-    async with running(tmp_path, store=store, control=STILL) as cloud:
+    async with running(tmp_path, store=store) as cloud:
+        for timer in cloud.plane._timers:  # what they do is not an operation's
+            timer.cancel()
         network, _ = await network_with_subnet(cloud, "10.0.0.0/16")
         yield Rig(cloud, store, network.id)
 
