@@ -194,11 +194,13 @@ class Agent:
 
     async def _audit(self) -> None:
         lost: frozenset[SpecKey] = frozenset()
+        drops: dict[str, int] = {}
         try:
             lost = await self._driver.audit()
+            drops = await self._driver.drops()
         except Exception:  # the next look may succeed
             log.exception("the driver cannot look for damage")
-        self._feed(events.Audited(lost))
+        self._feed(events.Audited(lost, drops))
 
     def _save(self, instruction: Save) -> None:
         if self._keeper is None:

@@ -85,9 +85,13 @@ class Programmed(Struct, frozen=True):
 
 
 class Audited(Struct, frozen=True):
-    """The driver has looked for damage: what may be no longer as applied; a network's key stands for all of it."""
+    """The driver has looked for damage: what may be no longer as applied; a network's key stands for all of it.
+
+    `drops`: packets that it has dropped so far, by reason.
+    """
 
     lost: frozenset[SpecKey]
+    drops: dict[str, int]
 
 
 class Woke(Struct, frozen=True):

@@ -86,6 +86,7 @@ class AgentState:
         self._driver_counters: dict[str, int] = {}
         #: when the driver was last given something
         self._handed_at = 0.0
+        self._drops: dict[str, int] = {}
         self._story: deque[str] = deque(maxlen=200)
         self._handlers: dict[type, Callable[..., None]] = {
             Started: self._on_started,
@@ -392,6 +393,7 @@ class AgentState:
     def _on_audited(self, event: Audited) -> None:
         if self.repairs.busy:  # not of a driver that was opened anew since
             self.repairs.audited(event.lost)
+            self._drops = {f"dropped_{reason}": n for reason, n in event.drops.items()} or self._drops
 
     def _on_woke(self, event: Woke) -> None:
         self._driver_counters = event.counters
@@ -441,7 +443,11 @@ class AgentState:
 
     def _beat(self) -> None:
         counters = {**self.context.counters, **{f"driver_{name}": n for name, n in self._driver_counters.items()}}
-        counters |= {"objects": len(self.objects), "pending": self.plan.waiting(), "unacked": self.acks.waiting()}
+        counters |= self._drops | {
+            "objects": len(self.objects),
+            "pending": self.plan.waiting(),
+            "unacked": self.acks.waiting(),
+        }
         ports = sum(len(view.ports) for view in self.goals.networks.values())
         self.membership.beat(self.in_sync(), self.syncs.last, ports, counters, tuple(islice(self._reasons(), REASONS)))
 

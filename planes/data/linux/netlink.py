@@ -23,6 +23,7 @@ NEWADDR, DELADDR = 20, 21
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWNEIGH, DELNEIGH, GETNEIGH = 28, 29, 30
 SETNEIGHTBL = 67
+GETSTATS = 94
 
 IFF_UP = 1
 NUD_PERMANENT = 0x80
@@ -352,6 +353,18 @@ def link(netlink: Netlink, name: str) -> Link | None:
         if error.errno != errno.ENODEV:
             raise
     return found[0] if found else None
+
+
+def statistics(netlink: Netlink) -> list[tuple[int, tuple[int, ...]]]:
+    """(device, its counters in the order of `struct rtnl_link_stats64`) of every link."""
+    found: list[tuple[int, tuple[int, ...]]] = []
+
+    def each(data: bytes, start: int, end: int) -> None:
+        counts = attrs(data, start + 12, end).get(1, b"")
+        found.append((_U32.unpack_from(data, start + 4)[0], struct.unpack(f"={len(counts) // 8}Q", counts)))
+
+    netlink.dump(GETSTATS, struct.pack("=BxxxII", 0, 0, 1), each)
+    return found
 
 
 def permanent_neighbours(netlink: Netlink) -> list[tuple[int, bytes, bytes]]:

@@ -149,9 +149,11 @@ class Network:
         return taken
 
     def _restore_rules(self) -> None:
-        """Without its tables a namespace would forward anything: if one is missing, both are made anew, closed."""
-        for family in (INET, ARP):
-            if "input" not in nfnetlink.chain_names(self.filters, family, TABLE):
+        """Without its tables a namespace would forward anything: unless they are there, and ours, they are made anew,
+        closed.
+        """
+        for family, chain in ((INET, skeleton.VERSION), (ARP, "input")):
+            if chain not in nfnetlink.chain_names(self.filters, family, TABLE):
                 self.nft.run(skeleton.RENEWAL)
                 self.repairs += 1
                 return

@@ -22,42 +22,52 @@ CONNECTIONS = 65_536
 #: an element of every group's set that no packet can bear: marks from the wire have 16 bits and flags 19 and 22
 PRESENT = 1 << 16
 
-_COUNTERS = (
-    "spoofed", "not_ipv4", "unroutable", "no_policy", "no_port", "hairpin",
+_INET_REASONS = (
+    "spoofed_ip", "spoofed_mac", "ipv6", "broadcast", "unroutable", "source_routed", "no_policy", "no_port", "hairpin",
     "denied_egress", "denied_ingress", "invalid", "connections", "input", "output",
 )  # fmt: skip
+
+#: why a packet is dropped, where the filters drop it
+REASONS = frozenset({*_INET_REASONS, "spoofed_arp"})
 
 #: `dynamic` makes the kernel grow a bounded set as it fills; without it all of `size` is allocated at once
 _GROWING = "size 262144; flags dynamic;"
 _SPEAKER = "type ifname . ether_addr . ipv4_addr;"
+#: every fragment is judged by itself, or one with a stolen source would be joined to those of its owner
+_BEFORE_REASSEMBLY = -450
 _NEVER_ROUTED = "{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 }"
 
-RULESET = f"""
+_TABLES = f"""
 table inet {TABLE} {{
-{chr(10).join(f"  counter {name} {{ }}" for name in _COUNTERS)}
+{chr(10).join(f"  counter {name} {{ }}" for name in _INET_REASONS)}
   set speakers {{ {_SPEAKER} {_GROWING} }}
   set ranges {{ {_SPEAKER} size 65536; flags interval; }}
+  set macs {{ type ifname . ether_addr; {_GROWING} }}
   set open {{ type ifname; {_GROWING} }}
   set connections {{ type ifname; {_GROWING} }}
   map identity {{ type ifname : mark; {_GROWING} }}
   map egress {{ type ifname : verdict; {_GROWING} }}
   map ingress {{ type ifname : verdict; {_GROWING} }}
   chain prerouting {{
-    type filter hook prerouting priority raw; policy drop;
-    meta nfproto != ipv4 counter name not_ipv4 drop
+    type filter hook prerouting priority {_BEFORE_REASSEMBLY}; policy drop;
+    meta nfproto != ipv4 counter name ipv6 drop
+    iifname "lo" meta mark set 0 accept
+    meta pkttype != host counter name broadcast drop
+    ip daddr {_NEVER_ROUTED} counter name unroutable drop
+    ip saddr {_NEVER_ROUTED} counter name unroutable drop
+    ip option lsrr exists counter name source_routed drop
+    ip option ssrr exists counter name source_routed drop
     iifname "{VXLAN}" accept
     meta mark set 0
-    iifname "lo" accept
     meta mark set iifname map @identity
     iifname . ether saddr . ip saddr @speakers accept
     iifname @open accept
     iifname . ether saddr . ip saddr @ranges accept
-    counter name spoofed drop
+    iifname . ether saddr @macs counter name spoofed_ip drop
+    counter name spoofed_mac drop
   }}
   chain outbound {{
     type filter hook forward priority 0; policy drop;
-    ip daddr {_NEVER_ROUTED} counter name unroutable drop
-    ip saddr {_NEVER_ROUTED} counter name unroutable drop
     iifname vmap @egress
     iifname "{VXLAN}" oifname "{VXLAN}" counter name hairpin drop
     iifname "{VXLAN}" accept
@@ -81,7 +91,7 @@ table inet {TABLE} {{
   }}
 }}
 table arp {TABLE} {{
-  counter spoofed {{ }}
+  counter spoofed_arp {{ }}
   set speakers {{ {_SPEAKER} {_GROWING} }}
   set ranges {{ {_SPEAKER} size 65536; flags interval; }}
   set open {{ type ifname; {_GROWING} }}
@@ -90,17 +100,21 @@ table arp {TABLE} {{
     iifname . arp saddr ether . arp saddr ip @speakers accept
     iifname @open accept
     iifname . arp saddr ether . arp saddr ip @ranges accept
-    counter name spoofed drop
+    counter name spoofed_arp drop
   }}
 }}
 """
+
+#: a chain that does nothing but say that the tables are these, and not those of another release
+VERSION = f"version_{hashlib.blake2b(_TABLES.encode(), digest_size=8).hexdigest()}"
+RULESET = f"{_TABLES}add chain inet {TABLE} {VERSION}\n"
 
 #: the same in place of whatever part of it is there, in one transaction
 RENEWAL = "".join(f"table {f} {TABLE}\ndelete table {f} {TABLE}\n" for f in ("inet", "arp")) + RULESET
 
 #: the sets whose elements begin with an interface's name
 BY_INTERFACE = (
-    (INET, "speakers"), (INET, "ranges"), (INET, "open"), (INET, "identity"), (INET, "egress"), (INET, "ingress"),
+    (INET, "speakers"), (INET, "ranges"), (INET, "macs"), (INET, "open"), (INET, "identity"), (INET, "egress"), (INET, "ingress"),
     (ARP, "speakers"), (ARP, "ranges"), (ARP, "open"),
 )  # fmt: skip
 
@@ -169,10 +183,11 @@ def port_footprint(spec: PortSpec) -> Footprint:
 
 def _may_speak(ifname: bytes, first: bytes, prefix: int, mac: bytes) -> set[Element]:
     head = ifname + mac + b"\0\0"
+    macs = Element(INET, "macs", head)
     if prefix == 32:
-        return {Element(family, "speakers", head + first) for family in (INET, ARP)}
+        return {macs, *(Element(family, "speakers", head + first) for family in (INET, ARP))}
     last = (int.from_bytes(first, "big") | (1 << (32 - prefix)) - 1).to_bytes(4, "big")
-    return {Element(family, "ranges", head + first, head + last) for family in (INET, ARP)}
+    return {macs, *(Element(family, "ranges", head + first, head + last) for family in (INET, ARP))}
 
 
 def policy_text(spec: PolicySpec) -> str:

@@ -81,6 +81,10 @@ class MemoryDriver:
         self.kernel.damaged.clear()
         return lost
 
+    async def drops(self) -> dict[str, int]:
+        assert not self._busy, "one caller at a time"
+        return dict(self.kernel.drops)
+
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
 

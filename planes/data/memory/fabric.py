@@ -39,8 +39,8 @@ class Fabric:
             if here is None or sender is None:
                 continue
             if reason := here.sends(sender, packet):
-                return None, reason
-            there = here
+                return None, kernel.dropped(reason)
+            there, last = here, kernel
             receiver = here.port_at(dst_ip)
             if receiver is None:
                 remote = here.remotes.get(dst_ip)
@@ -54,9 +54,9 @@ class Fabric:
                 receiver = beyond.port_at(dst_ip) if beyond is not None else None
                 if beyond is None or receiver is None:
                     return None, "the peer does not have it"
-                there = beyond
+                there, last = beyond, other
             if reason := there.receives(receiver, packet, sender.identity):
-                return None, reason
+                return None, last.dropped(reason)
             here.established(sender, packet)
             there.established(receiver, packet)
             return receiver.id, ""

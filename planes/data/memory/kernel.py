@@ -4,6 +4,8 @@ Used by `planes.data.memory.driver`, which changes it, and `planes.data.memory.f
 It behaves as the real data plane must: closed without a policy, stateful, deaf to spoofed sources.
 """
 
+from collections import Counter
+
 from msgspec import Struct
 
 from planes.data.driver import (
@@ -20,6 +22,15 @@ from planes.data.driver import (
 from planes.model.addresses import ip_int, ip_text, mac_text
 
 ICMP = 1
+
+#: the reasons that a real kernel can count too, in its words
+_COUNTED = {
+    "spoofed source": "spoofed_ip",
+    "no policy (egress)": "no_policy",
+    "no policy (ingress)": "no_port",
+    "no rule (egress)": "denied_egress",
+    "no rule (ingress)": "denied_ingress",
+}
 
 
 class Packet(Struct, frozen=True):
@@ -151,6 +162,13 @@ class Kernel:
         self.mac = b""
         self.networks: dict[bytes, KernelNetwork] = {}
         self.damaged: set[SpecKey] = set()
+        self.drops: Counter[str] = Counter()
+
+    def dropped(self, reason: str) -> str:
+        """Count a packet that went no further; the reason."""
+        if reason in _COUNTED:
+            self.drops[_COUNTED[reason]] += 1
+        return reason
 
     def by_vni(self, vni: int) -> KernelNetwork | None:
         return next((network for network in self.networks.values() if network.spec.vni == vni), None)
