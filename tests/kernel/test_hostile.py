@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -165,6 +166,17 @@ KINDS: list[tuple[str, Kind]] = [
     ("denied_egress", lambda e: e.frame(IP(src=e.ip, dst=e.other_ip()) / TCP(dport=2000, flags="S") / Raw(HOSTILE))),
 ]
 
+
+def _distorted(e: Evil) -> Packet:
+    """Any header that has a right checksum, to a good one."""
+    packet = e.packet(mark=REFUSED)
+    for field, bits in e.chance.sample(
+        [("tos", 8), ("id", 16), ("flags", 3), ("frag", 13), ("ttl", 8), ("proto", 8)], 3
+    ):
+        packet.setfieldval(field, e.chance.getrandbits(bits))
+    return e.frame(packet)
+
+
 #: what senders' hosts let go, and the hosts of those it is for must refuse
 REFUSALS: list[Kind] = [
     lambda e: e.frame(e.packet(mark=REFUSED)),
@@ -271,8 +283,8 @@ class Tenant:
 
 def well_formed(frame: bytes, tenants: list[Tenant]) -> bool:
     """Whether hosts may say this to each other: a packet of a port that is there, with its identity and network."""
-    if frame[12:14] != b"\x08\0":
-        return HOSTILE not in frame  # the hosts' own ARP and IPv6
+    if frame[12:14] != b"\x08\0" or frame[26:30] == bytes(4):  # the hosts' own ARP and IPv6, the bridge's IGMP
+        return HOSTILE not in frame and REFUSED not in frame
     tunnel, inner = frame[42:50], frame[50:]
     for tenant in tenants:
         for host, spec in tenant.ports.values():
@@ -287,8 +299,8 @@ def well_formed(frame: bytes, tenants: list[Tenant]) -> bool:
     return False
 
 
-async def attack(world: World, evil: Evil, tenant: Tenant, expected: dict[str, Counter[str]]) -> None:
-    """Send frames of all kinds in any order; what has to be counted for them goes into `expected`."""
+def draw(evil: Evil, tenant: Tenant, expected: dict[str, Counter[str]]) -> list[list[bytes]]:
+    """Frames of all kinds in any order; what has to be counted for them goes into `expected`."""
     here = tenant.host_of(evil.ip).name
     frames: list[list[bytes]] = []
     for _ in range(FRAMES):
@@ -302,17 +314,18 @@ async def attack(world: World, evil: Evil, tenant: Tenant, expected: dict[str, C
             frames.append([bytes(made)])
             expected[tenant.host_of(made[IP].dst).name]["denied_ingress"] += 1
     evil.chance.shuffle(frames)
+    return frames
 
-    def send() -> None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-            sock.bind(("eth0", 0))
-            for number, together in enumerate(frames):
-                for frame in together:
-                    sock.send(frame)
-                if number % 10 == 0:
-                    time.sleep(0.002)  # others run, and the host's queue does not overflow
 
-    await world.inside(evil.me, send)
+def send(frames: list[list[bytes]]) -> None:
+    """Send raw frames; lists stay together. Slowly enough for the host's queue, which would count what it loses."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind(("eth0", 0))
+        for number, together in enumerate(frames):
+            for frame in together:
+                sock.send(frame)
+            if number % 10 == 0:
+                time.sleep(0.002)
 
 
 async def talk(world: World, tenant: Tenant, sender: PortSpec, receiver: PortSpec, stop: threading.Event) -> int:
@@ -407,9 +420,10 @@ async def test_nothing_hostile_arrives_all_good_does_and_each_drop_has_its_reaso
                 for tenant in tenants
                 for a, b in (tenant.good, tenant.good[::-1])
             ]
-            await asyncio.gather(
-                *(attack(world, Evil(chance, spec, tenant.all_but(spec)), tenant, expected) for tenant, spec in evils)
-            )
+            attacks = [
+                (spec, draw(Evil(chance, spec, tenant.all_but(spec)), tenant, expected)) for tenant, spec in evils
+            ]
+            await asyncio.gather(*(world.inside(spec, partial(send, frames)) for spec, frames in attacks))
             stop.set()
             said = await asyncio.gather(*talks)
             assert min(said) > 50, "the good talked all the while"
@@ -418,6 +432,25 @@ async def test_nothing_hostile_arrives_all_good_does_and_each_drop_has_its_reaso
                 new = await host.driver.drops()
                 counted = {reason: new[reason] - old[reason] for reason in new if new[reason] != old[reason]}
                 assert counted == {reason: count for reason, count in expected[host.name].items() if reason}
+
+
+async def test_no_header_opens_what_is_closed(world: World) -> None:
+    hosts = await world.start(2)
+    tenant = Tenant("red", 403, hosts)
+    await tenant.settle(world)
+    chance = random.Random(SEED)
+    frames = [[bytes(_distorted(Evil(chance, tenant.evil[0], tenant.good)))] for _ in range(500)]
+    for _ in range(ROUNDS):
+        with contextlib.ExitStack() as stack:
+            ears = [(spec, stack.enter_context(capturing(world.instance(spec), "eth0"))) for spec in tenant.good]
+            wires = [stack.enter_context(capturing(host.name, "u0", own=True)) for host in hosts]
+            await world.inside(tenant.evil[0], lambda: send(frames))
+            for spec, ear in ears:
+                assert all(tenant.belongs(frame, spec) for frame in ear.frames())
+            for wire in wires:
+                assert all(well_formed(frame, [tenant]) for frame in wire.frames())
+    drops = [await host.driver.drops() for host in hosts]
+    assert sum(sum(reasons.values()) for reasons in drops) > 200 * ROUNDS
 
 
 async def test_a_fragment_with_a_stolen_source_is_not_joined_to_those_of_its_owner(world: World) -> None:
@@ -434,15 +467,9 @@ async def test_a_fragment_with_a_stolen_source_is_not_joined_to_those_of_its_own
     rest[IP].flags, rest[IP].frag = 0, 3
     forged, true = (head / UDP(dport=TALK, len=40, chksum=0) / Raw(text) for text in (HOSTILE.ljust(16), b"f" * 16))
 
-    def send(frame: Packet) -> None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-            sock.bind(("eth0", 0))
-            sock.send(bytes(frame))
-
     with capturing(world.instance(b), "eth0") as ear:
-        await world.inside(e, lambda: send(forged))
-        await world.inside(a, lambda: send(rest / Raw(b"r" * 16)))
-        await world.inside(a, lambda: send(true))
+        await world.inside(e, lambda: send([[bytes(forged)]]))
+        await world.inside(a, lambda: send([[bytes(rest / Raw(b"r" * 16)), bytes(true)]]))
         await asyncio.sleep(0.05)
         arrived = b"".join(frame[34:] for frame in ear.frames() if frame[12:14] == b"\x08\0")
     assert arrived[8:] == b"f" * 16 + b"r" * 16
@@ -461,17 +488,11 @@ async def test_what_was_dropped_counts_on_when_its_port_its_network_or_the_agent
     frames = [head.copy() / Raw(b"x" * 40), Ether(src=GATEWAY, dst=GATEWAY) / good, head / IP(version=5) / UDP()]
     frames[0].type = 0x88B5
 
-    def send() -> None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-            sock.bind(("eth0", 0))
-            for frame in frames:
-                sock.send(bytes(frame))
-
     async def dropped() -> list[int]:
         counts = await one.driver.drops()
         return [counts[reason] for reason in reasons]
 
-    await world.inside(a, send)
+    await world.inside(a, lambda: send([list(map(bytes, frames))]))
     assert await dropped() == [1, 1, 1]
     await one.restart()
     assert await dropped() == [1, 1, 1], "the kernel has kept it"
@@ -482,5 +503,5 @@ async def test_what_was_dropped_counts_on_when_its_port_its_network_or_the_agent
     await one.put(net, a)
     world.plug(one, a)
     await eventually(lambda: world.ping(a, ip(GATEWAY_IP)))
-    await world.inside(a, send)
+    await world.inside(a, lambda: send([list(map(bytes, frames))]))
     assert await dropped() == [2, 2, 2]

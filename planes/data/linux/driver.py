@@ -40,8 +40,8 @@ _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 
 #: rule N17: what one host carries at most
 _MOST_NETWORKS, _MOST_PORTS = 4_000, 16_000
-#: networks whose drops one call reads: some 20 ms, in a thread
-_READ = 128
+#: networks whose drops one call reads: some 5 ms, for which an apply may have to wait
+_READ = 32
 #: objects sorted before the loop runs again
 _PAUSE = 4_096
 #: what a kernel, or another owner, may answer

@@ -1,4 +1,4 @@
-"""What a network's namespace dropped, by reason: counters of the filters, of each port's link, and of the kernel itself.
+"""What a network's namespace dropped, by reason: as counted by its filters, by each port's link, and by the kernel.
 
 Called by `driver`, in a thread: a namespace takes some 100 µs, and 1 µs more for each port. It only reads. What never
 reaches a filter is counted by the kernel alone, in places of its own; here they all become words for an operator.

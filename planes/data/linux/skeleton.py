@@ -114,7 +114,8 @@ RENEWAL = "".join(f"table {f} {TABLE}\ndelete table {f} {TABLE}\n" for f in ("in
 
 #: the sets whose elements begin with an interface's name
 BY_INTERFACE = (
-    (INET, "speakers"), (INET, "ranges"), (INET, "macs"), (INET, "open"), (INET, "identity"), (INET, "egress"), (INET, "ingress"),
+    (INET, "speakers"), (INET, "ranges"), (INET, "macs"), (INET, "open"),
+    (INET, "identity"), (INET, "egress"), (INET, "ingress"),
     (ARP, "speakers"), (ARP, "ranges"), (ARP, "open"),
 )  # fmt: skip
 
