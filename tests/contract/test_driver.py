@@ -255,6 +255,19 @@ async def test_what_lacks_its_network_fails_alone(room: Room) -> None:
     assert room.drivers[0].counters()["errors"] == 1
 
 
+async def test_a_drop_is_counted_for_its_reason_where_it_happens(room: Room) -> None:
+    await room.start(2)
+    net = network("net", 514)
+    a, b = port(net, "a", "10.0.0.5", 1), port(net, "b", "10.0.0.6", 2)
+    await room.place(net, [policy(net, 1, SEND), policy(net, 2)], (0, a), (1, b))
+    assert not await room.tcp(a, b.ips[0], 80)
+    assert not await room.tcp(b, a.ips[0], 80)
+    near, far = [await driver.drops() for driver in room.drivers]
+    assert near.get("denied_ingress", 0) == near.get("denied_egress", 0) == 0
+    assert far["denied_ingress"] > 0
+    assert far["denied_egress"] > 0
+
+
 async def test_a_network_takes_all_that_is_in_it_along(room: Room) -> None:
     await room.start(2)
     net, other = network("net", 511), network("other", 512)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from planes.data.driver import DriverError, Spec, SpecKey
-from planes.data.linux import driver, hosts, namespaces, netlink
+from planes.data.linux import driver, hosts, namespaces, netlink, skeleton
 from planes.data.linux.cleanup import remove_all
 from planes.data.linux.netlink import Netlink
 from planes.model import ids
@@ -159,6 +159,21 @@ async def test_a_port_whose_instance_was_deleted_comes_back(world: World) -> Non
     assert a.key in await one.driver.held()
     assert one.driver.counters()["repairs"] == 1
     world.plug(one, a)
+    assert await world.ping(b, a.ips[0])
+
+
+async def test_filters_of_another_release_are_made_anew_closed_until_ports_are_put_again(world: World) -> None:
+    (one,) = await world.start(1)
+    net = network("net", 317)
+    a, b = port(net, "a", "10.0.0.5"), port(net, "b", "10.0.0.6")
+    await one.put(net, open_policy(net), a, b)
+    world.plug(one, a)
+    world.plug(one, b)
+    assert await eventually(lambda: world.ping(b, a.ips[0]))
+    one.driver.networks()[0].nft.run(f"delete chain inet alcor {skeleton.VERSION}")
+    await one.restart()
+    assert not await world.ping(b, a.ips[0])
+    await one.put(net, open_policy(net), a, b)
     assert await world.ping(b, a.ips[0])
 
 

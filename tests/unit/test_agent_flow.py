@@ -45,6 +45,9 @@ def test_packets_go_where_the_groups_say_and_nowhere_else() -> None:
         assert arrives(NET, web.id, ip(2), ip(3), dport=22) == (None, "no rule (ingress)")
         assert arrives(NET, web.id, ip(9), ip(3), dport=80) == (None, "spoofed source")
         assert arrives(NET, db.id, ip(3), ip(2), dport=80) == (None, "no rule (egress)")
+        await asyncio.sleep(6)
+        told = {name: n for beat in world.control.beats[-4:] for name, n in beat.counters.items() if "dropped" in name}
+        assert told == {"dropped_spoofed_ip": 1, "dropped_denied_egress": 1, "dropped_denied_ingress": 1}
         await world.stop()
 
     run(main())
