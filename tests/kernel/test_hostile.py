@@ -48,7 +48,8 @@ RCVBUFFORCE, ROOM = 33, 1 << 26
 SOL_PACKET, PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 263, 5, 6, 10
 #: frames that a capture has room for, 2 kB each
 SLOTS = 8192
-TALK, SECRET = 7000, 8080  # what good ones listen on; what listens in the gateway's namespace
+FROM, TALK = 7001, 7000  # where good ones speak, and listen
+SECRET = 8080  # where something listens in the gateway's namespace
 
 
 class Evil(msgspec.Struct):
@@ -97,6 +98,12 @@ class Evil(msgspec.Struct):
         inner /= self.packet(src=self.other_ip(), mark=mark)
         udp = UDP(sport=self.chance.randrange(5000, 65536), dport=4789)
         return udp / VXLAN(vni=self.chance.choice([401, 402, 7]), flags=0x88, gpid=GOOD) / inner
+
+    def error(self) -> Packet:
+        """That good ones cannot reach each other."""
+        one, other = self.chance.sample([ip_text(spec.ips[0]) for spec in self.others if spec.identity == GOOD], 2)
+        told = IP(src=self.ip, dst=one) / ICMP(type=3, code=self.chance.randint(0, 4), nexthopmtu=68)
+        return self.frame(told / IP(src=one, dst=other) / UDP(sport=FROM, dport=TALK) / Raw(HOSTILE))
 
     def overlapping(self) -> list[Packet]:
         number, to = self.chance.randrange(65536), self.other_ip()
@@ -163,6 +170,7 @@ KINDS: list[tuple[str, Kind]] = [
     ("malformed", _options(b"\x07\xff\x04\x00")),
     ("fragments", Evil.overlapping),
     ("invalid", lambda e: e.frame(IP(src=e.ip, dst=e.other_ip()) / TCP(dport=80, flags="SF") / Raw(HOSTILE))),
+    ("forged_error", Evil.error),
     ("denied_egress", lambda e: e.frame(IP(src=e.ip, dst=e.other_ip()) / TCP(dport=2000, flags="S") / Raw(HOSTILE))),
 ]
 
@@ -333,6 +341,7 @@ async def talk(world: World, tenant: Tenant, sender: PortSpec, receiver: PortSpe
 
     def speak() -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("", FROM))
             number = 0
             while not stop.is_set():
                 text = tenant.label * chance.choice([1, 10, 300, 900])
@@ -423,6 +432,7 @@ async def test_nothing_hostile_arrives_all_good_does_and_each_drop_has_its_reaso
             attacks = [
                 (spec, draw(Evil(chance, spec, tenant.all_but(spec)), tenant, expected)) for tenant, spec in evils
             ]
+            await asyncio.sleep(0.1)  # errors can be forged only about what is said already
             await asyncio.gather(*(world.inside(spec, partial(send, frames)) for spec, frames in attacks))
             stop.set()
             said = await asyncio.gather(*talks)
@@ -473,6 +483,30 @@ async def test_a_fragment_with_a_stolen_source_is_not_joined_to_those_of_its_own
         await asyncio.sleep(0.05)
         arrived = b"".join(frame[34:] for frame in ear.frames() if frame[12:14] == b"\x08\0")
     assert arrived[8:] == b"f" * 16 + b"r" * 16
+
+
+async def test_the_end_of_a_connection_may_report_an_error_though_it_may_say_nothing_else(world: World) -> None:
+    one, two = await world.start(2)
+    net = network("net", 412)
+    a, b = port(net, "a", "10.0.0.5", 1), port(net, "b", "10.0.0.6", 2)
+    await join(net, {"a": (one, a), "b": (two, b)}, [policy(net, 1, RuleSpec(True)), policy(net, 2, RuleSpec(False))])
+    world.plug(one, a)
+    world.plug(two, b)
+
+    def refused() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(0.5)
+            sock.connect(("10.0.0.6", 9))
+            try:
+                sock.send(b"anybody there?")
+                sock.recv(1)
+            except ConnectionRefusedError:
+                return True
+            except OSError:
+                return False
+        return False
+
+    assert await eventually(lambda: world.inside(a, refused))
 
 
 async def test_what_was_dropped_counts_on_when_its_port_its_network_or_the_agent_is_gone(world: World) -> None:

@@ -24,7 +24,8 @@ PRESENT = 1 << 16
 
 _INET_REASONS = (
     "spoofed_ip", "spoofed_mac", "ipv6", "broadcast", "unroutable", "source_routed", "no_policy", "no_port", "hairpin",
-    "denied_egress", "denied_ingress", "invalid", "connections", "input", "output",
+    "denied_egress", "denied_ingress", "invalid", "forged_error", "connections",
+    "input", "output",
 )  # fmt: skip
 
 #: why a packet is dropped, where the filters drop it
@@ -78,6 +79,13 @@ table inet {TABLE} {{
     oifname vmap @ingress
     oifname "{VXLAN}" accept
     counter name no_port drop
+  }}
+  chain errors {{
+    iifname . ether saddr . ct original ip daddr @speakers accept
+    iifname . ether saddr . ct original ip saddr @speakers accept
+    iifname . ether saddr . ct original ip daddr @ranges accept
+    iifname . ether saddr . ct original ip saddr @ranges accept
+    counter name forged_error drop
   }}
   chain input {{
     type filter hook input priority 0; policy drop;
@@ -201,7 +209,9 @@ def policy_text(spec: PolicySpec) -> str:
         lines += [
             f"add chain {where}",
             f"flush chain {where}",
-            f"add rule {where} ct state established,related accept",
+            f"add rule {where} ct state established accept",
+            # an error about a connection is believed from its ends alone, and judged on the way out
+            f"add rule {where} ct state related {'jump errors' if direction else 'accept'}",
             f"add rule {where} ct state invalid counter name invalid drop",
             f"add rule {where} add @connections {{ {side} ct count over {CONNECTIONS} }} counter name connections drop",
             *(f"add rule {where} {text} accept" for rule in spec.rules if (text := _rule(rule, direction)) is not None),
