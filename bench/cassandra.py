@@ -31,10 +31,11 @@ from planes.store.protocol import Store
 from planes.store.sqlite.store import SqliteStore
 from tests.support.cassandra.server import CassandraServer
 
-CLIENTS = 64
+CLIENTS, BULKS = 64, 8
 SECONDS = 4.0
+#: seconds in which the second looks at what was created come to an end
+QUIET = 30.0
 KEYSPACE = "bench"
-CONTROL = ControlConfig()
 BODY = bytes(400)
 Step = Callable[[int], Awaitable[object]]
 
@@ -62,7 +63,7 @@ class Rig:
         await self.store.open()
         bus = MemoryBus(MemoryBroker(), "bench")
         await bus.connect()
-        self.cloud = build(self.store, bus, CONTROL, ManagementConfig())
+        self.cloud = build(self.store, bus, ControlConfig(), ManagementConfig())
         await self.cloud.start()
 
     async def stop(self) -> None:
@@ -160,13 +161,14 @@ async def on_cassandra(url: str, pid: int) -> list[Figure]:
         tell("create, 64 clients, one subnet", together, inserts, "INSERTs", at_least(0.30, ratio=True))
         tell("create, 64 clients, 64 subnets", apart, inserts, "INSERTs", None)
         tell("create in one subnet", together, apart, "in 64 subnets", at_least(0.5, ratio=True))
-        bulks = await rig.rate(4, bulk, 100)
+        bulks = await rig.rate(BULKS, bulk, 100)
         tell("ports in bulks of 100", bulks, inserts, "INSERTs", at_least(1.0, ratio=True))
 
         async def get(number: int) -> None:
             await rig.cloud.ports.get(caller(), made[number])
 
         tell("get by id, 64 clients", await rig.rate(CLIENTS, get), selects, "SELECTs", at_least(0.6, ratio=True))
+        await asyncio.sleep(QUIET)
         alone, row = await rig.rate(1, same), await rig.rate(1, insert)
         slow = Rate(row.per_second / alone.per_second, alone.cpu)
         note = f"{1000 / alone.per_second:.1f} ms; INSERT {1000 / row.per_second:.1f} ms; {alone}"
@@ -175,7 +177,7 @@ async def on_cassandra(url: str, pid: int) -> list[Figure]:
         )
         ports = int(os.environ.get("ALCOR_BENCH_PORTS", "20000"))
         while len(made) + bulks.per_second * SECONDS < ports:
-            await rig.rate(4, bulk, 100)
+            await rig.rate(BULKS, bulk, 100)
             ports -= int(bulks.per_second * SECONDS)
 
         async def page(_: int) -> None:
