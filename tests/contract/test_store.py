@@ -672,3 +672,25 @@ async def test_lists_by_project_keep_kinds_and_parts_apart(store: Store) -> None
     project = f"p{next(_fresh)}"
     await store.write([Write(BY_PROJECT, (project, kind, 0), (bytes([kind]),), (), 1) for kind in (1, 2)])
     assert (await store.read(BY_PROJECT, (project, 1, 0))).rows == [(b"\x01",)]
+
+
+@pytest.mark.parametrize("table", [PORTS, BY_PROJECT, BY_HOST, HOSTS], ids=lambda table: table.name)
+async def test_partition_keys_come_in_pages_each_once(store: Store, table: Table) -> None:
+    wanted: set[Values] = set()
+    for n in range(7):
+        salt = next(_fresh)
+        kinds: dict[str, int | str | bytes] = {"bigint": salt, "text": f"page{salt}", "blob": bytes([n])}
+        where = tuple(kinds[kind] for _, kind in table.partition)
+        wanted.add(where)
+        if table.guard:
+            await store.commit(Batch(table, where, None, {table.guard: 1}))
+        else:
+            rows = [(*(kinds[kind] for _, kind in table.clustering[:-1]), bytes([row])) for row in range(3)]
+            await store.write([Write(table, where, row, tuple(1 for _ in table.columns), 1) for row in rows])
+    found: list[Values] = []
+    while page := await store.partitions(table, after=found[-1] if found else (), limit=3):
+        assert len(page) <= 3
+        found += page
+    assert len(found) == len(set(found))
+    assert wanted <= set(found)
+    assert sorted(found, key=repr) == sorted(await store.partitions(table), key=repr)
