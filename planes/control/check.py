@@ -98,13 +98,15 @@ class Check:
             if not report.more:
                 await self._walk(table, report, seen, width, duty)
             progress(table.name, report.looked[table.name])
+        looked = 0
         if seen:
             await asyncio.sleep(self._age)
+            looked = self._now()
             again = await self._again(finding for finding, _ in seen.values())
             report.found = [again[name] for name in seen if name in again]
         report.left = report.found
         if fix and report.found:
-            await self._repair(report, {name: at for name, (_, at) in seen.items()})
+            await self._repair(report, {name: at for name, (_, at) in seen.items()}, looked)
         self.counters["checks"] += 1
         self.counters["check_found"] += len(report.found)
         self.counters["check_repaired"] += len(report.found) - len(report.left)
@@ -141,12 +143,12 @@ class Check:
 
     # -- repair -----------------------------------------------------------------------------------------------------
 
-    async def _repair(self, report: Report, seen: dict[tuple[Any, ...], int]) -> None:
+    async def _repair(self, report: Report, seen: dict[tuple[Any, ...], int], looked: int) -> None:
         # What was given up is marked before the port that gave it up forgets it.
         for finding in sorted(report.found, key=lambda finding: finding.seen is None):
             log.warning("check found: %s", finding.says)
             try:
-                await self._mend(finding, seen[finding.name])
+                await self._mend(finding, seen[finding.name], looked)
             except AlcorError as error:
                 log.warning("repair put off: %s: %s", finding.says, error)
         if any(finding.rule == "feed" for finding in report.found):
@@ -154,9 +156,8 @@ class Check:
         still = await self._again(report.found)
         report.left = [finding for finding in report.found if finding.name in still]
 
-    async def _mend(self, finding: Finding, seen: int) -> None:
+    async def _mend(self, finding: Finding, seen: int, looked: int) -> None:
         """The echo finishes or undoes it; what the echo does not know is written here."""
-        stamp = self._now()
         if finding.rule == "sealed" and finding.entry:
             # As a deletion that was cut off, so that one under way notices.
             where = (number_of(Id(finding.entry.ids[0])),)
@@ -168,9 +169,9 @@ class Check:
             await self._echo.finish(finding.entry)
         if finding.slot:
             await self._ground.partitions.change(SLOTS, finding.partition, _free(finding.slot))
-        # What has come since the first look is newer than these stamps, and stays.
+        # What came after the first look is newer than the drops and stays; what went after the second, than the puts.
         drops = [Write(table, where, key, None, seen) for table, where, key in finding.drop]
-        if writes := [*puts(list(finding.put), stamp), *drops]:
+        if writes := [*puts(list(finding.put), looked), *drops]:
             await self._store.write(writes)
 
 
