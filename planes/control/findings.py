@@ -51,7 +51,8 @@ class Finding(Struct, frozen=True):
     an address that its port gave up, as it was `seen`, to be marked so.
     """
 
-    rule: str  # such as claim, lost, index, slot, unfinished: docs/store.md has them all
+    #: claim, unconfirmed, unmarked, lost, index, unlisted, slot, half-deleted, unfinished, sealed, feed or unreadable
+    rule: str
     table: str
     partition: Values
     key: Values
