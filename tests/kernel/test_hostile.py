@@ -436,7 +436,7 @@ async def test_nothing_hostile_arrives_all_good_does_and_each_drop_has_its_reaso
             await asyncio.gather(*(world.inside(spec, partial(send, frames)) for spec, frames in attacks))
             stop.set()
             said = await asyncio.gather(*talks)
-            assert min(said) > 50, "the good talked all the while"
+            assert min(said) > 20, "the good talked all the while"
             watch.check()
             for host, old in zip(hosts, before, strict=True):
                 new = await host.driver.drops()

@@ -24,8 +24,7 @@ from planes.data.driver import (
     SpecKey,
 )
 from planes.data.linux import audit, namespaces, netlink, nft, vif
-from planes.data.linux.drops import Tally
-from planes.data.linux.drops import read as read_drops
+from planes.data.linux.drops import Tally, dropped
 from planes.data.linux.netlink import Netlink
 from planes.data.linux.network import Host, Network, Reasons, Refused
 from planes.data.linux.nft import NftError
@@ -130,7 +129,7 @@ class LinuxDriver:
     def _count(self, networks: Iterable[Network]) -> None:
         for network in networks:
             try:
-                self._tally.add(network.network, read_drops(network))
+                self._tally.add(network.network, dropped(network))
             except OSError:  # it is damaged: the audit says so
                 log.debug("the drops of vni %d cannot be read", network.vni, exc_info=True)
 

@@ -27,7 +27,7 @@ REASONS = frozenset({*skeleton.REASONS, *_OF_LINK, *(word for *_, known in _OF_K
 Source = tuple[str | int, str]
 
 
-def read(network: Network) -> dict[Source, int]:
+def dropped(network: Network) -> dict[Source, int]:
     """All that was counted there; what is 0 is left out."""
     found: Counter[Source] = Counter()
     for family in (INET, ARP):

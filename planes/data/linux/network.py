@@ -149,9 +149,7 @@ class Network:
         return taken
 
     def _restore_rules(self) -> None:
-        """Without its tables a namespace would forward anything: unless they are there, and ours, they are made anew,
-        closed.
-        """
+        """Without its tables a namespace would forward anything: unless they are there and ours, both are made anew."""
         for family, chain in ((INET, skeleton.VERSION), (ARP, "input")):
             if chain not in nfnetlink.chain_names(self.filters, family, TABLE):
                 self.nft.run(skeleton.RENEWAL)

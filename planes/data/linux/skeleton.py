@@ -24,8 +24,7 @@ PRESENT = 1 << 16
 
 _INET_REASONS = (
     "spoofed_ip", "spoofed_mac", "ipv6", "broadcast", "unroutable", "source_routed", "no_policy", "no_port", "hairpin",
-    "denied_egress", "denied_ingress", "invalid", "forged_error", "connections",
-    "input", "output",
+    "denied_egress", "denied_ingress", "invalid", "forged_error", "connections", "input", "output",
 )  # fmt: skip
 
 #: why a packet is dropped, where the filters drop it
