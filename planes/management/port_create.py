@@ -464,13 +464,16 @@ class PortCreation:
                 raise not_found("security_group", text(group))
 
     async def _look(self, group: Id) -> bool:
-        """What is seen counts for all who ask in this turn of the loop: their commits came before the look began."""
+        """What is seen counts for all who ask in this turn of the loop: their commits came before the look began.
+
+        A plain read will do: a deletion that it does not see was acknowledged later, and looks for ports after that.
+        """
         loop = asyncio.get_running_loop()
         look = self._looks[group] = loop.create_future()
         loop.call_soon(self._looks.pop, group, None)
         stands: bool | None = None
         try:
-            read = await self._c.store.read(GROUPS, (home_of(group),), prefix=(int(Kind.GROUP),), serial=True)
+            read = await self._c.store.read(GROUPS, (home_of(group),), prefix=(int(Kind.GROUP),))
             stands = bool(read.rows) and read.statics[1] != NetworkState.DELETING
             return stands
         finally:
