@@ -4,10 +4,10 @@ BIN := .venv/bin
 # Sets have the same order in every run, so that a schedule that failed fails again.
 export PYTHONHASHSEED ?= 0
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test check bench conformance clean
+.PHONY: help install lock demo test test-k8s check bench conformance clean
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install:  ## system packages and .venv, where missing
 	@scripts/install
@@ -29,6 +29,10 @@ check: install  ## formatting, lint, types, import contracts
 
 test: check  ## all that CI runs
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+test-k8s: install  ## the chart on a real Kubernetes, built from source once (minutes); needs root and Go
+	@scripts/tools k8s
+	@$(BIN)/python -m tests.k8s $(ARGS)
 
 bench: install  ## the table of figures; ARGS= picks parts
 	@$(BIN)/python -m bench $(ARGS)

@@ -4,6 +4,7 @@ from litestar import Litestar, Response, get
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, ExceptionHandlersMap
+from msgspec import json
 
 from api import discovery, openapi
 from api.answers import TEXT, Answer, encode, problem
@@ -14,6 +15,7 @@ from api.metrics import Meter
 from observability.latency import Latency
 from observability.stages import Change
 from observability.tracing import Observer
+from planes.goalstate import asyncapi
 from planes.management.services import Cloud
 from planes.model.errors import NotFound
 from planes.model.settings import Settings
@@ -127,9 +129,14 @@ def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
 
 def _process(edge: Edge) -> list[HTTPRouteHandler]:
     document = openapi.document()
+    # JSON is YAML
+    southbound = json.format(json.encode(asyncapi.document(edge.settings.prefix)), indent=2)
 
     async def schema(call: Call) -> Answer:
         return Answer(document, call.id)
+
+    async def messages(call: Call) -> Answer:
+        return Answer(southbound, call.id, kind=b"application/yaml")
 
     async def alive(call: Call) -> Answer:
         return Answer(b'{"status":"alive"}', call.id)
@@ -146,6 +153,10 @@ def _process(edge: Edge) -> list[HTTPRouteHandler]:
     async def show_schema(request: AnyRequest) -> ASGIApp:
         return await edge.call(request, "/schema", "show schema", schema)
 
+    @get("/asyncapi.yaml")
+    async def show_messages(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/asyncapi.yaml", "show messages", messages)
+
     @get("/healthz")
     async def healthz(request: AnyRequest) -> ASGIApp:
         return await edge.call(request, "/healthz", "show health", alive)
@@ -158,4 +169,4 @@ def _process(edge: Edge) -> list[HTTPRouteHandler]:
     async def show_metrics(request: AnyRequest) -> ASGIApp:
         return await edge.call(request, "/metrics", "show metrics", metrics)
 
-    return [show_schema, healthz, readyz, show_metrics]
+    return [show_schema, show_messages, healthz, readyz, show_metrics]

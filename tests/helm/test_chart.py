@@ -1,4 +1,4 @@
-"""The chart as helm renders it: valid for three Kubernetes versions, refuses what is wrong, and holds what the docs say."""
+"""The chart as helm renders it: valid for three Kubernetes versions, refuses what is wrong, holds what the docs say."""
 
 import json
 import re
@@ -42,6 +42,7 @@ TOGGLES: dict[str, tuple[str, ...]] = {
         'api.tolerations=[{"operator":"Exists"}]',
         'imagePullSecrets=[{"name":"r"}]',
     ),
+    "registry": ('imagePullSecrets=[{"name":"r"}]', 'image.digest=""', 'image.tag="1"'),
     "extra": ('api.extraEnv=[{"name":"A","value":"b"}]', 'agent.extraEnv=[{"name":"A","value":"b"}]'),
     "callers": ('networkPolicy.apiFrom=[{"namespaceSelector":{}}]', 'api.service.annotations={"a":"b"}'),
     "operator": OPERATOR,
@@ -71,6 +72,7 @@ def test_every_preset_and_toggle_is_valid(version: str) -> None:
 
 @pytest.mark.parametrize("release", ["n", "1e3", "true", "0", "a.b", "a" * 53, "alcor"])
 def test_odd_release_names(release: str) -> None:
+    objects: list[Object] = []
     for preset in (DEV, PRODUCTION):
         objects = render(preset, release=release, namespace="1234")
         _valid(objects, VERSIONS[-1])
@@ -160,8 +162,8 @@ def test_every_variable_is_a_setting_that_loads(preset: Path) -> None:
                 loaded = load(None, environment, {})
                 assert loaded.unknown == ()
                 checked += 1
-            if "envFrom" in container:
-                assert (loaded.settings.quota_port, loaded.settings.echo_from) == (500, 2.5)
+                if "envFrom" in container:
+                    assert (loaded.settings.quota_port, loaded.settings.echo_from) == (500, 2.5)
     assert checked == 3
 
 
@@ -171,7 +173,7 @@ def test_free_settings_are_those_that_no_value_sets() -> None:
     fields = set(Settings.__struct_fields__)
     assert free <= fields
     own = {"api", "data", "instance", "host", "vtep", "machine", "state"}  # of a part or of the command line
-    text = "".join(path.read_text() for path in (CHART / "templates").glob("*"))
+    text = "".join(path.read_text() for path in (CHART / "templates").glob("*.*"))
     assert {name for name in fields - free - own if f"{PREFIX}{name.upper()}" not in text} == set()
 
 
