@@ -11,7 +11,6 @@ import time
 import uuid
 
 import nats
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from planes.goalstate import messages as m
@@ -20,7 +19,7 @@ from planes.goalstate.subjects import Subjects
 
 
 class Agent:
-    def __init__(self, bus: Client, host: str, vtep: str) -> None:
+    def __init__(self, bus: nats.NATS, host: str, vtep: str) -> None:
         self.bus, self.host, self.vtep = bus, host, bytes(map(int, vtep.split(".")))
         self.subjects = Subjects()
         self.epoch = 0
@@ -42,8 +41,8 @@ class Agent:
                 await asyncio.sleep(1)
 
     async def run(self) -> None:
-        machine = f"{self.host}-{uuid.getnode():x}"  # the same in every life
-        request = m.Register(self.host, machine, self.vtep, software="example", attempt=uuid.uuid4().bytes)
+        machine, attempt = f"{self.host}-{uuid.getnode():x}", uuid.uuid4().bytes
+        request = m.Register(self.host, machine, self.vtep, software="example", attempt=attempt)
         who = await self.ask(self.subjects.pull(self.host, "register"), request, m.Registered)
         if who.refused:
             sys.exit(f"refused: {who.refused}")
@@ -56,18 +55,18 @@ class Agent:
         if (what, scope) in self.joined:
             return
         self.joined.add((what, scope))
-        subjects = self.subjects
-        named = {m.What.NETWORK: subjects.network, m.What.GROUP: subjects.group}
-        subject = named[what](scope) if scope else subjects.host(self.host)
+        named = {m.What.NETWORK: self.subjects.network, m.What.GROUP: self.subjects.group}
+        subject = named[what](scope) if scope else self.subjects.host(self.host)
         await self.bus.subscribe(subject, cb=self.heard)
         await self.bus.flush()
-        token = b""
+        pull, token = self.subjects.pull(self.host, what.name.lower()), b""
         while True:
-            page = await self.ask(
-                self.subjects.pull(self.host, what.name.lower()), m.Pull(what, scope, token=token), Page
-            )
+            page = await self.ask(pull, m.Pull(what, scope, token=token), m.Page)
             for found in page.objects:
-                await self.work.put((found, "", 0))
+                if scope:
+                    self.take(found)
+                else:
+                    await self.work.put((found, "", 0))
             if not (token := page.token):
                 return
 
@@ -84,25 +83,26 @@ class Agent:
     async def apply(self) -> None:
         while True:
             found, author, sent = await self.work.get()
-            known = self.seen.get(found.key)
-            if known is None or known.rev < found.rev:
-                if isinstance(found, m.Port):
-                    await self.join(m.What.NETWORK, found.network)
-                    for group in found.groups:
-                        await self.join(m.What.GROUP, group)
-                self.program(found)
-                self.seen[found.key] = found
-            kind, scope, id_ = found.key
-            if kind == 6 and found.rev >= self.seen[found.key].rev:  # only ports are acknowledged
-                now = time.time_ns() // 1000
-                change = found.change if isinstance(found, m.Port | m.Gone) else b""
-                done = m.Applied(kind, scope, id_, found.rev, "", change, sent, now, now, now)
+            if isinstance(found, m.Port):
+                await self.join(m.What.NETWORK, found.network)
+                for group in found.groups:
+                    await self.join(m.What.GROUP, group)
+            if self.take(found) and isinstance(found, m.Port | m.Gone) and found.key[0] == m.ObjectKind.PORT:
+                now = time.time_ns() // 1000  # only ports and their tombstones are acknowledged
+                done = m.Applied(*found.key, found.rev, "", found.change, sent, now, now, now)
                 await self.ask(self.subjects.ack(self.host, author or "any"), m.Ack((done,)), m.Ok)
+
+    def take(self, found: m.Object) -> bool:
+        """Whether this is the truth about its key, now or already."""
+        known = self.seen.get(found.key)
+        if known is None or known.rev < found.rev:
+            self.seen[found.key] = found
+            self.program(found)
+        return self.seen[found.key].rev == found.rev
 
     def program(self, found: m.Object) -> None:
         """Here a data plane does its work; an error belongs in `m.Applied.error`."""
-        verb = "remove" if isinstance(found, m.Gone) else "set"
-        print(f"{verb} {found}", flush=True)
+        print("remove" if isinstance(found, m.Gone) else "set", found, flush=True)
 
     async def beat(self) -> None:
         while True:
