@@ -11,6 +11,7 @@ import time
 import uuid
 
 import nats
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from planes.goalstate import messages as m
@@ -19,7 +20,7 @@ from planes.goalstate.subjects import Subjects
 
 
 class Agent:
-    def __init__(self, bus: nats.NATS, host: str, vtep: str) -> None:
+    def __init__(self, bus: Client, host: str, vtep: str) -> None:
         self.bus, self.host, self.vtep = bus, host, bytes(map(int, vtep.split(".")))
         self.subjects = Subjects()
         self.epoch = 0
@@ -63,10 +64,7 @@ class Agent:
         while True:
             page = await self.ask(pull, m.Pull(what, scope, token=token), m.Page)
             for found in page.objects:
-                if scope:
-                    self.take(found)
-                else:
-                    await self.work.put((found, "", 0))
+                self.take(found) if scope else await self.work.put((found, "", 0))
             if not (token := page.token):
                 return
 
