@@ -1,0 +1,138 @@
+"""`make test-k8s`: the chart on a real Kubernetes. Exits 1 with a sentence at the first thing that does not hold.
+
+1. Production values on 20 nodes that kwok plays: install, roll the agents, drain a node, refuse a wrong value.
+2. Development values on a real kubelet: the chart's own test makes a port ACTIVE; then the pod goes and its namespaces stay.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.helm.charts import CHART, DEV, PRODUCTION
+from tests.k8s import image
+from tests.k8s.cluster import ADDRESS, Cluster
+
+NODES = 20
+INSIDE = "ALCOR_K8S_INSIDE"
+IMAGE = "localhost/alcor-mesh:test"
+STARTED = time.monotonic()
+
+
+def say(text: str) -> None:
+    print(f"{time.monotonic() - STARTED:6.1f} s  {text}", flush=True)
+
+
+def check(holds: object, text: str) -> None:
+    if not holds:
+        raise SystemExit(f"FAILED: {text}")
+    say(text)
+
+
+def outside() -> int:
+    """Run this again in a network namespace of its own."""
+    name = f"alcork8s{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        for words in ("link set lo up", "link add br0 type bridge", f"addr add {ADDRESS}/24 dev br0", "link set br0 up"):
+            subprocess.run(["ip", "-n", name, *words.split()], check=True)
+        subprocess.run(["ip", "-n", name, "route", "add", "default", "dev", "br0"], check=True)
+        command = ["nsenter", f"--net=/run/netns/{name}", sys.executable, "-m", "tests.k8s"]
+        return subprocess.run(command, env=os.environ | {INSIDE: "1"}, check=False).returncode
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    directory = Path(tempfile.mkdtemp(prefix="ak8s-", dir="/tmp"))
+    found = Cluster(directory)
+    try:
+        yield found
+    except BaseException:
+        shutil.copytree(directory, "/tmp/alcor-k8s-logs", ignore=_only_logs, dirs_exist_ok=True)
+        say("logs of the parts are in /tmp/alcor-k8s-logs")
+        raise
+    finally:
+        found.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _only_logs(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith(".log")]
+
+
+def rollout(k: Cluster) -> None:
+    """Production values over nodes that kwok plays."""
+    k.fake_nodes(NODES)
+    say(f"{NODES} nodes are Ready")
+    common = [str(CHART), "-n", "net", "-f", str(PRODUCTION), "--set", "agent.maxUnavailable=25%", "--wait"]
+    k.helm("install", "1e3", *common, "--create-namespace", "--timeout", "120s")
+    ready = k.get("daemonset", "-n", "net")["items"][0]["status"]["numberReady"]
+    check(ready == NODES, f"installed as release 1e3: {ready} agents, migration Job done, API and NATS ready")
+    before = {pod["metadata"]["uid"] for pod in agents(k)}
+    began = time.monotonic()
+    k.helm("upgrade", "1e3", *common, "--set", "settings.beat_every=4", "--timeout", "180s")
+    k.kubectl("rollout", "status", "daemonset", "-n", "net", "alcor-1e3-agent", "--timeout=180s")
+    after = {pod["metadata"]["uid"] for pod in agents(k)}
+    took = time.monotonic() - began
+    check(len(after) == NODES and not before & after, f"upgrade rolled all {NODES} agents in {took:.0f} s")
+    budget = k.get("pdb", "-n", "net", "alcor-1e3-nats")["status"]
+    check(budget["disruptionsAllowed"] == 1, "PodDisruptionBudget of NATS allows one of three")
+    account = "system:serviceaccount:net:alcor-1e3-agent"
+    may = k.kubectl("auth", "can-i", "list", "pods", "--as", account, fails=True).strip()
+    check(may == "no", "the agent's ServiceAccount may not even list pods")
+    k.helm("uninstall", "1e3", "-n", "net", "--wait")
+    kinds = "pods,services,daemonsets,deployments,statefulsets,poddisruptionbudgets,networkpolicies"
+    k.until("all is gone", lambda: not k.kubectl("get", kinds, "-n", "net", "-o", "name"))
+    say("uninstalled; nothing is left")
+    k.kubectl("delete", "nodes", "--all")
+
+
+def agents(k: Cluster) -> list[dict[str, dict[str, str]]]:
+    found = k.get("pods", "-n", "net", "-l", "app.kubernetes.io/component=agent")["items"]
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def real(k: Cluster) -> None:
+    """Development values on a real kubelet."""
+    file = k.directory / "image.tar"
+    image.write(file, IMAGE)
+    pause = k.directory / "pause.tar"
+    image.write(pause, "localhost/pause:1", command=["sleep", "1000000000"])
+    say(f"image written: {file.stat().st_size >> 20} MiB")
+    namespaces = k.directory / "netns"
+    namespaces.mkdir()
+    subprocess.run(["mount", "--bind", str(namespaces), str(namespaces)], check=True)
+    subprocess.run(["mount", "--make-shared", str(namespaces)], check=True)
+    k.real_node(file, pause)
+    say("node1 is Ready: a real kubelet")
+    where = {"agent.netnsPath": namespaces, "agent.statePath": k.directory / "state", "cloud.name": "kube"}
+    sets = [word for key, value in where.items() for word in ("--set", f"{key}={value}")]
+    pull = ["--set", "image.repository=localhost/alcor-mesh,image.tag=test,image.pullPolicy=Never"]
+    k.helm("install", "n", str(CHART), "-n", "dev", "--create-namespace", "-f", str(DEV), *sets, *pull, "--wait", "--timeout", "120s")
+    say("release n is installed: NATS, API and agent run")
+    said = k.helm("test", "n", "-n", "dev", "--logs", "--timeout", "120s")
+    line = next((line for line in said.splitlines() if "port " in line), said)
+    check("ACTIVE" in line, f"helm test: {line.strip()}")
+
+
+def main() -> int:
+    if INSIDE not in os.environ:
+        return outside()
+    with cluster() as k:
+        k.control_plane()
+        say("Kubernetes is ready")
+        rollout(k)
+        real(k)
+    say("all of it holds")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
