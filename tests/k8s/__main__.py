@@ -1,7 +1,8 @@
 """`make test-k8s`: the chart on a real Kubernetes. Exits 1 with a sentence at the first thing that does not hold.
 
-1. Production values on 20 nodes that kwok plays: install, roll the agents, drain a node, refuse a wrong value.
-2. Development values on a real kubelet: the chart's own test makes a port ACTIVE; then the pod goes and its namespaces stay.
+1. Production values on 20 nodes that kwok plays: install, roll the agents, what a ServiceAccount may, uninstall.
+2. Development values on a real kubelet: the chart's own test makes a port ACTIVE; then the agent is ended and started
+   again, and its namespaces are the same.
 """
 
 import os
@@ -14,11 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from tests.helm.charts import CHART, DEV, PRODUCTION
 from tests.k8s import image
 from tests.k8s.cluster import ADDRESS, Cluster
 
 NODES = 20
+#: NET_ADMIN, NET_RAW, SYS_ADMIN
+CAPABILITIES = 1 << 12 | 1 << 13 | 1 << 21
 INSIDE = "ALCOR_K8S_INSIDE"
 IMAGE = "localhost/alcor-mesh:test"
 STARTED = time.monotonic()
@@ -39,10 +44,15 @@ def outside() -> int:
     name = f"alcork8s{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        for words in ("link set lo up", "link add br0 type bridge", f"addr add {ADDRESS}/24 dev br0", "link set br0 up"):
+        for words in (
+            "link set lo up",
+            "link add br0 type bridge",
+            f"addr add {ADDRESS}/24 dev br0",
+            "link set br0 up",
+        ):
             subprocess.run(["ip", "-n", name, *words.split()], check=True)
         subprocess.run(["ip", "-n", name, "route", "add", "default", "dev", "br0"], check=True)
-        command = ["nsenter", f"--net=/run/netns/{name}", sys.executable, "-m", "tests.k8s"]
+        command = ["nsenter", f"--net=/run/netns/{name}", sys.executable, "-m", "tests.k8s", *sys.argv[1:]]
         return subprocess.run(command, env=os.environ | {INSIDE: "1"}, check=False).returncode
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False)
@@ -115,11 +125,59 @@ def real(k: Cluster) -> None:
     where = {"agent.netnsPath": namespaces, "agent.statePath": k.directory / "state", "cloud.name": "kube"}
     sets = [word for key, value in where.items() for word in ("--set", f"{key}={value}")]
     pull = ["--set", "image.repository=localhost/alcor-mesh,image.tag=test,image.pullPolicy=Never"]
-    k.helm("install", "n", str(CHART), "-n", "dev", "--create-namespace", "-f", str(DEV), *sets, *pull, "--wait", "--timeout", "120s")
+    k.helm(
+        "install",
+        "n",
+        str(CHART),
+        "-n",
+        "dev",
+        "--create-namespace",
+        "-f",
+        str(DEV),
+        *sets,
+        *pull,
+        "--wait",
+        "--timeout",
+        "120s",
+    )
     say("release n is installed: NATS, API and agent run")
     said = k.helm("test", "n", "-n", "dev", "--logs", "--timeout", "120s")
     line = next((line for line in said.splitlines() if "port " in line), said)
     check("ACTIVE" in line, f"helm test: {line.strip()}")
+    survives(k, namespaces)
+
+
+def survives(k: Cluster, namespaces: Path) -> None:
+    """An agent that ends and is started again: its namespaces are the same, and ports are still made."""
+    api = httpx.Client(base_url="http://127.0.0.1:9696/v2.0", headers={"X-Roles": "admin"}, timeout=40, trust_env=False)
+    network = api.post("/networks", json={"network": {}}).json()["network"]["id"]
+    api.post("/subnets", json={"subnet": {"network_id": network, "ip_version": 4, "cidr": "10.1.0.0/24"}})
+
+    def port() -> str:
+        wanted = {"network_id": network, "binding:host_id": "node1"}
+        made = api.post("/ports", json={"port": wanted}, headers={"Prefer": "wait=30"}).json()["port"]
+        return str(made["status"])
+
+    check(port() == "ACTIVE", "a port by the API: ACTIVE")
+    before = {path.name: path.stat().st_ino for path in namespaces.iterdir()}
+    check(before, f"its namespace is the node's: {', '.join(before)}")
+    inside = ("exec", "-n", "dev", "deploy/alcor-n-single", "-c", "agent", "--")
+    status = k.kubectl(*inside, "python", "-c", "print(open('/proc/1/status').read())")
+    bound = next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd"))
+    check(
+        int(bound, 16) == CAPABILITIES, f"the agent is bounded to capabilities {bound}: NET_ADMIN, NET_RAW, SYS_ADMIN"
+    )
+    k.kubectl(*inside, "sh", "-c", "kill 1")
+    k.until("the agent's container was started again", lambda: restarts(k) == 1)
+    check(port() == "ACTIVE", "the agent was ended and started again; a second port: ACTIVE")
+    after = {path.name: path.stat().st_ino for path in namespaces.iterdir()}
+    check(after == before, "the namespaces are those of before, not new ones")
+    api.close()
+
+
+def restarts(k: Cluster) -> int:
+    pod = k.get("pods", "-n", "dev", "-l", "app.kubernetes.io/component=single")["items"][0]
+    return sum(c["restartCount"] for c in pod["status"]["containerStatuses"] if c["name"] == "agent" and c["ready"])
 
 
 def main() -> int:
@@ -128,7 +186,8 @@ def main() -> int:
     with cluster() as k:
         k.control_plane()
         say("Kubernetes is ready")
-        rollout(k)
+        if "real" not in sys.argv[1:]:
+            rollout(k)
         real(k)
     say("all of it holds")
     return 0

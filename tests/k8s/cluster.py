@@ -1,5 +1,5 @@
-"""A real Kubernetes without Docker, in one network namespace: etcd, API server, controllers, scheduler, kwok's nodes, and
-a node with a real kubelet, containerd and runc. Called by `python -m tests.k8s`, inside that namespace.
+"""A real Kubernetes without Docker, in one network namespace: etcd, API server, controllers, scheduler, nodes that kwok
+plays, and one with a real kubelet, containerd and runc. Called by `python -m tests.k8s`, inside that namespace.
 
 Everything lives in one directory; `close` ends what was started, and puts the machine's settings back.
 """
@@ -162,7 +162,9 @@ class Cluster:
     # -- commands ---------------------------------------------------------------------------------------------------
 
     def kubectl(self, *arguments: str, fails: bool = False, text: str | None = None) -> str:
-        return self._run(tool("kubectl"), "--kubeconfig", f"{self.directory}/kubeconfig", *arguments, fails=fails, text=text)
+        return self._run(
+            tool("kubectl"), "--kubeconfig", f"{self.directory}/kubeconfig", *arguments, fails=fails, text=text
+        )
 
     def helm(self, *arguments: str) -> str:
         return self._run(tool("helm"), "--kubeconfig", f"{self.directory}/kubeconfig", *arguments)
@@ -214,7 +216,6 @@ class Cluster:
                     group.rmdir()
 
     def _end_containers(self) -> None:
-        for task in self._run("/usr/bin/ctr", "-a", f"{self.directory}/cd.sock", "-n", "k8s.io", "tasks", "ls", "-q", fails=True).split():
-            self._run(
-                "/usr/bin/ctr", "-a", f"{self.directory}/cd.sock", "-n", "k8s.io", "tasks", "rm", "-f", task, fails=True
-            )
+        client = ("/usr/bin/ctr", "-a", f"{self.directory}/cd.sock", "-n", "k8s.io", "tasks")
+        for task in self._run(*client, "ls", "-q", fails=True).split():
+            self._run(*client, "rm", "-f", task, fails=True)

@@ -1,5 +1,5 @@
-"""The project's image as a file, made without Docker from what is installed here: the interpreter, this project with what
-it needs to run, nats-server and the few commands that the chart calls. The Dockerfile makes the one for users.
+"""The project's image as a file, made without Docker from what is installed here: the interpreter, this project with
+what it needs to run, nats-server and the few commands that the chart calls. The Dockerfile makes the one for users.
 """
 
 import hashlib
@@ -88,10 +88,9 @@ def _packages() -> set[tuple[str, Path]]:
             package = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # for another platform
-        for requirement in package.requires or []:
-            if "extra ==" not in requirement or "[standard]" in requirement:
-                todo.append(re.split(r"[ ;<>=!~\[(]", requirement)[0])
-        for file in package.files or [] if name != "alcor-mesh" else []:
+        needed = [requirement for requirement in package.requires or [] if "extra ==" not in requirement]
+        todo += [re.split(r"[ ;<>=!~\[(]", requirement)[0] for requirement in needed]
+        for file in () if name == "alcor-mesh" else package.files or ():
             top = file.parts[0]
             if top != ".." and not top.startswith("__"):
                 found.add((top, Path(str(package.locate_file(top)))))
