@@ -11,15 +11,15 @@ WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/alcor
 # Dependencies first, by hash: they change less often than the code.
-COPY requirements.lock .
-RUN /opt/alcor/bin/pip install --require-hashes --no-deps -r requirements.lock
+COPY requirements-run.lock .
+RUN /opt/alcor/bin/pip install --require-hashes --no-deps -r requirements-run.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY planes planes
 COPY agent agent
 COPY observability observability
 COPY cli cli
-RUN /opt/alcor/bin/pip install --no-deps --no-build-isolation . && \
+RUN /opt/alcor/bin/pip install --no-deps . && \
     /opt/alcor/bin/python -m compileall -q /opt/alcor/lib
 
 FROM ${BASE}
