@@ -13,6 +13,7 @@ from api.collections import COLLECTIONS
 from api.server import create_app
 from observability.latency import Latency
 from observability.tracing import Observer
+from planes.goalstate import asyncapi
 from planes.model.errors import Invalid, Unavailable
 from planes.model.settings import Settings
 from tests.support.cloud import running
@@ -154,6 +155,12 @@ async def test_discovery(api: Api) -> None:
     assert "security-group" in aliases
     assert (await api("GET", "/v2.0/extensions/binding.json"))["extension"]["alias"] == "binding"
     assert (await api.refused("GET", "/v2.0/extensions/router", 404))[0] == "ExtensionNotFound"
+
+
+async def test_the_southbound_contract_is_served(api: Api) -> None:
+    answer = await api.http.get("/asyncapi.yaml")
+    assert answer.headers["content-type"] == "application/yaml"
+    assert answer.json() == asyncapi.document()
 
 
 async def test_metrics_count_requests_and_stages(api: Api) -> None:
