@@ -144,7 +144,7 @@ def _titled(item: dict[str, Any], title: str) -> dict[str, Any]:
 
 
 def _bytes(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_bytes(item) for item in value]
     if not isinstance(value, dict):
         return value
