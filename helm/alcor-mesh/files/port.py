@@ -1,4 +1,4 @@
-"""`helm test`: a network, a subnet and a port on a host that is alive; exit 0 when the port is ACTIVE. All are removed."""
+"""`helm test`: a network, a subnet and a port on a live host; exit 0 when the port is ACTIVE. All are removed again."""
 
 import json
 import os
