@@ -29,7 +29,7 @@ from planes.store.cassandra.session import READ, WRITE, CassandraSession
 from planes.store.cassandra.store import CassandraStore
 from planes.store.protocol import Store
 from planes.store.sqlite.store import SqliteStore
-from tests.support.cassandra.server import CassandraServer
+from tests.support.cassandra import CassandraServer
 
 CLIENTS, BULKS = 64, 8
 SECONDS = 4.0

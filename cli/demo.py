@@ -10,7 +10,7 @@ from rich.console import Console
 from cli.instances import Instances
 from cli.story import Step, Stopped, Story
 from cli.trace import show
-from cli.up import Cloud, running, tell, until_stopped
+from cli.up import CASSANDRA, Cloud, running, tell, until_stopped
 from planes.model.settings import Loaded
 
 HOSTS = 3
@@ -19,7 +19,8 @@ HOSTS = 3
 def demo(loaded: Loaded, once: bool, json_: bool) -> int:
     """The exit code: 0 only if every step held. Without `once` the cloud stays until it is stopped."""
     data = str(Path(loaded.settings.data) / "demo")
-    settings = structs.replace(loaded.settings, data=data, store="", trace_ratio=1.0)
+    store = CASSANDRA if loaded.settings.store == CASSANDRA else ""  # nobody's data but its own
+    settings = structs.replace(loaded.settings, data=data, store=store, trace_ratio=1.0)
     console = Console(stderr=json_, highlight=False, soft_wrap=True)
     outcome: list[Story] = []
 

@@ -49,6 +49,12 @@ def cloud_options(function: F) -> F:
         (
             click.option("--api-port", type=int, help="Port of the API on 127.0.0.1 [default: 9696].", metavar="PORT"),
             click.option("--data", metavar="DIR", help="Data directory; names the namespaces too [default: .alcor]."),
+            click.option(
+                "--store",
+                metavar="URL",
+                help="sqlite:///path, cassandra://host/keyspace, or cassandra: a server of this cloud's own [default: "
+                "SQLite in the data directory].",
+            ),
         )
     ):
         function = option(function)
@@ -59,14 +65,16 @@ def cloud_options(function: F) -> F:
 @click.option("--hosts", type=click.IntRange(1, 64), default=2, show_default=True, help="Hosts, each with an agent.")
 @cloud_options
 @click.option(
-    "--store",
-    metavar="URL",
-    help="sqlite:///path or cassandra://host/keyspace [default: SQLite in the data directory].",
+    "--instances",
+    type=click.IntRange(1, 8),
+    default=1,
+    show_default=True,
+    help="Instances of the API, on ports that follow each other; more than one need Cassandra.",
 )
 @click.option("--auth", metavar="MODE", help="none, embedded or keystone [default: none].")
 @as_json
-@example("alcor up --hosts 3 --data /tmp/cloud")
-def up(hosts: int, json_: bool, **flags: Any) -> None:
+@example("alcor up --hosts 3 --data /tmp/cloud --store cassandra --instances 2")
+def up(hosts: int, instances: int, json_: bool, **flags: Any) -> None:
     """Run a whole cloud on this machine, in the foreground, until it is stopped.
 
     A nats-server, the API with its control plane, and an agent per host, each host in its own network namespace. With
@@ -74,7 +82,7 @@ def up(hosts: int, json_: bool, **flags: Any) -> None:
     """
     from cli.up import up as run
 
-    run(_settings(**flags), hosts, json_)
+    run(_settings(**flags), hosts, instances, json_)
 
 
 @cli.command()

@@ -21,6 +21,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from cli.cassandra.node import Node
 from cli.errors import Failure
 from cli.instances import Instances
 from cli.layout import Description, Layout, require_privileges
@@ -31,6 +32,8 @@ from planes.model.settings import Loaded, Settings
 
 READY_SECONDS = 60.0
 NATS_PORT = 4222
+#: the bare word for a store: a server of the cloud's own; and how long that may take to start
+CASSANDRA, CASSANDRA_SECONDS = "cassandra", 240.0
 _ADMIN = {"X-Roles": "admin"}
 
 
@@ -39,15 +42,21 @@ class Cloud(Struct, frozen=True):
 
     layout: Layout
     settings: Settings
-    api: str
+    apis: tuple[str, ...]
     nats: str
     hosts: tuple[str, ...]
     supervisor: Supervisor
+
+    @property
+    def api(self) -> str:
+        """Any instance answers any request; this one is named to who asks for one."""
+        return self.apis[0]
 
     def summary(self) -> dict[str, Any]:
         """What `--json` prints."""
         return {
             "api": self.api,
+            "apis": list(self.apis),
             "nats": self.nats,
             "console": f"{self.api}/console",
             "hosts": list(self.hosts),
@@ -56,11 +65,11 @@ class Cloud(Struct, frozen=True):
         }
 
 
-def up(loaded: Loaded, hosts: int, json_: bool) -> None:
+def up(loaded: Loaded, hosts: int, instances: int, json_: bool) -> None:
     """Run a cloud until SIGINT or SIGTERM."""
 
     async def stay() -> None:
-        async with running(loaded.settings, hosts, tell) as cloud:
+        async with running(loaded.settings, hosts, tell, instances=instances) as cloud:
             for name, reason in (await asyncio.to_thread(Instances(loaded, cloud.api).revive)).items():
                 tell(f"instance {name} of the former life is not back: {reason}")
             if json_:
@@ -106,40 +115,67 @@ def until_stopped(work: Coroutine[Any, Any, None]) -> bool:
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: Settings, hosts: int, say: Callable[[str], None], fresh: bool = False
+    settings: Settings, hosts: int, say: Callable[[str], None], fresh: bool = False, instances: int = 1
 ) -> AsyncIterator[Cloud]:
-    """A cloud with `hosts` hosts, ready to use; all of it is gone when the block is left. `fresh`: forget its data."""
+    """A cloud with `hosts` hosts and `instances` of the API, ready to use; all of it is gone when the block is left.
+
+    `fresh`: forget its data.
+    """
     require_privileges()
     checked_auth(settings)
-    store = store_url(settings)
+    store = "" if settings.store == CASSANDRA else store_url(settings)
+    if instances > 1 and store.startswith("sqlite:"):
+        raise Failure("Several instances need a store that they can share: --store cassandra, or a cluster's URL.")
+    ports = range(settings.api_port, settings.api_port + instances)
     names = tuple(f"h{number}" for number in range(1, hosts + 1))
     layout = Layout(settings.data)
     layout.hold()
-    _require_free("127.0.0.1", settings.api_port)
+    for port in ports:
+        _require_free("127.0.0.1", port)
     if fresh:
+        shutil.rmtree(layout.data / CASSANDRA, ignore_errors=True)
         for path in layout.data.glob(f"{layout.database.name}*"):
             path.unlink()
     shutil.rmtree(layout.data / "hosts", ignore_errors=True)  # these kernels are empty, as after a reboot
     async with underlay(layout, names) as wires:
-        api = f"http://127.0.0.1:{settings.api_port}"
+        apis = tuple(f"http://127.0.0.1:{port}" for port in ports)
         nats = f"nats://{wires.machine}:{_free_port(wires.machine, NATS_PORT)}"
 
         def describe() -> None:
-            layout.describe(Description(api, nats, layout.tag, names, os.getpid(), supervisor.pids))
+            layout.describe(Description(apis[0], nats, layout.tag, names, os.getpid(), supervisor.pids))
 
         supervisor = Supervisor(say, describe)
         try:
-            for part in _parts(layout, settings, store, nats, wires):
+            store = store or await _cassandra(layout, supervisor, say)
+            for part in _parts(layout, settings, store, nats, wires, instances):
                 await supervisor.start(part)
-            await _ready(api, names, supervisor, layout)
+            for api in apis:
+                await _ready(api, names, supervisor, layout)
             describe()
-            yield Cloud(layout, settings, api, nats, names, supervisor)
+            yield Cloud(layout, settings, apis, nats, names, supervisor)
         finally:
             layout.description.unlink(missing_ok=True)
             await supervisor.stop()
 
 
-def _parts(layout: Layout, settings: Settings, store: str, nats: str, wires: Underlay) -> list[Part]:
+async def _cassandra(layout: Layout, supervisor: Supervisor, say: Callable[[str], None]) -> str:
+    """Start a server of the cloud's own, on data that it may have from before; its URL."""
+    say("a Cassandra server is started, which takes 15 to 60 s; the first time, Maven fetches it")
+    directory = layout.data / CASSANDRA
+    node = Node(directory, _free_port("127.0.0.1", 9042), _free_port("127.0.0.1", 7000))
+    log = layout.logs / "cassandra.log"
+    await supervisor.start(Part(CASSANDRA, await asyncio.to_thread(node.prepare), os.environ, log))
+    deadline = time.monotonic() + CASSANDRA_SECONDS
+    while not await asyncio.to_thread(node.answers):
+        if time.monotonic() > deadline:
+            raise Failure(f"Cassandra did not start within {CASSANDRA_SECONDS:.0f} s (log: {log}).")
+        await asyncio.sleep(0.2)
+    return node.url("alcor")
+
+
+def _parts(
+    layout: Layout, settings: Settings, store: str, nats: str, wires: Underlay, instances: int = 1
+) -> list[Part]:
     """All processes, in the order of their start."""
     base = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     base |= {
@@ -149,14 +185,14 @@ def _parts(layout: Layout, settings: Settings, store: str, nats: str, wires: Und
         "ALCOR_TRACE_RATIO": str(settings.trace_ratio),
     }
     me = (sys.executable, "-P", "-m", "cli.main")  # nothing in the present directory stands in for a module of ours
-    api = base | {"ALCOR_STORE": store, "ALCOR_API_HOST": "127.0.0.1", "ALCOR_API_PORT": str(settings.api_port)}
-    api |= {"ALCOR_AUTH": settings.auth}
-    if not settings.instance:  # only one can have the database, so a name for all its lives: its leases stay its own
-        api["ALCOR_INSTANCE"] = "api"
-    parts = [
-        Part("nats", _nats_command(layout, nats), base, layout.logs / "nats.log"),
-        Part("api", (*me, "api"), api, layout.logs / "api.log", stage=1),
-    ]
+    parts = [Part("nats", _nats_command(layout, nats), base, layout.logs / "nats.log")]
+    for number in range(instances):
+        name = f"api{number + 1}" if number else "api"
+        env = base | {"ALCOR_STORE": store, "ALCOR_API_HOST": "127.0.0.1", "ALCOR_AUTH": settings.auth}
+        env["ALCOR_API_PORT"] = str(settings.api_port + number)
+        if not settings.instance or number:  # a name for all its lives: its leases stay its own
+            env["ALCOR_INSTANCE"] = name
+        parts.append(Part(name, (*me, "api"), env, layout.logs / f"{name}.log", stage=1))
     for name, vtep in wires.vteps.items():
         env = base | {
             "ALCOR_HOST": name,
@@ -247,7 +283,7 @@ def _free_port(address: str, wanted: int) -> int:
 def _introduce(cloud: Cloud) -> None:
     summary = cloud.summary()
     data = summary["data"]
-    lines = [f"API      {cloud.api}/v2.0   OpenAPI {cloud.api}/schema"]
+    lines = [f"API      {'/v2.0 '.join(cloud.apis)}/v2.0   OpenAPI {cloud.api}/schema"]
     lines += [f"bus      {cloud.nats}", f"hosts    {' '.join(cloud.hosts)}", f"data     {data}   logs {data}/log"]
     lines += ["", "Stop with Ctrl-C. In another terminal:"]
     prefix = f"ALCOR_API={cloud.api} ALCOR_DATA={data} "

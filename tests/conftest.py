@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.cassandra.server import CassandraServer
+from tests.support.cassandra import CassandraServer
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,8 @@ class Plan:
         #: held since before this process, and not wanted so far
         self.leftover: set[SpecKey] = set()
         self.busy: Program | None = None
+        #: what the driver is working on: nobody knows what it holds of these
+        self._at_work: frozenset[SpecKey] = frozenset()
         #: what differs: to be put, to be dropped
         self._to_put: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
         self._to_drop: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
@@ -67,7 +69,7 @@ class Plan:
         self.applied = dict.fromkeys(held)
         self.leftover = set(held - self.desired.keys())
         self.failed.clear()
-        self.busy = None
+        self.busy, self._at_work = None, frozenset()
         for key in self.desired:
             self._mark(key)
 
@@ -87,15 +89,18 @@ class Plan:
         drops = _choose(self._to_drop, ORDER[::-1], room, self.applied.__contains__)
         if fresh or drops:
             self.busy = Program(tuple(self.desired[key] for key in fresh), tuple(drops))
+            self._at_work = frozenset((*fresh, *drops))
         return self.busy
 
     def done(self, errors: Mapping[SpecKey, str], now: float) -> list[SpecKey]:
         """The driver is done with the last program. Returns its keys."""
         program, self.busy = self.busy, None
+        self._at_work = frozenset()
         if program is None:
             return []
         keys: list[SpecKey] = []
         recovered: set[bytes] = set()
+        room = False
         for key, spec in [*((key, None) for key in program.drops), *((spec.key, spec) for spec in program.puts)]:
             keys.append(key)
             if key in errors:
@@ -105,10 +110,11 @@ class Plan:
                 recovered.add(key[1])
             if spec is None:
                 self.applied.pop(key, None)
+                room = room or key[0] == "network"
             else:
                 self.applied[key] = spec
         for key, failure in self.failed.items():
-            if key[1] in recovered:  # what it may have needed works now
+            if key[1] in recovered or (room and key[0] == "network"):  # what it may have needed is there now
                 failure.due = now
         self._set_retry()
         return keys
@@ -152,7 +158,9 @@ class Plan:
         return next((self.failed[key].text for key in keys if key in self.failed), "")
 
     def holds(self, key: SpecKey) -> bool:
-        """The driver has exactly what is wanted."""
+        """The driver has exactly what is wanted, and is not changing it."""
+        if key in self._at_work:
+            return False
         spec = self.desired.get(key)
         return key not in self.applied if spec is None else self.applied.get(key) == spec
 

@@ -14,7 +14,7 @@ from planes.store.cassandra.store import CassandraStore
 from planes.store.cassandra.url import parse
 from planes.store.protocol import Batch, StoreError, Unavailable, Values, Write
 from planes.store.schema import BY_HOST, BY_PROJECT, FREE, GUARDED, HOSTS, PORTS, TABLES, Table
-from tests.support.cassandra.server import CassandraServer
+from tests.support.cassandra import CassandraServer
 
 pytestmark = pytest.mark.server
 KEYSPACE = "alone"

@@ -33,7 +33,9 @@ FAST = {"ALCOR_DEAD_AFTER": "3", "ALCOR_BEAT_EVERY": "0.5", "ALCOR_ECHO_FROM": "
 class Parts:
     """A data directory, an underlay, and processes by name: `nats`, `api`, `h1`…"""
 
-    def __init__(self, data: Path, hosts: int = 2, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, hosts: int = 2, env: dict[str, str] | None = None, store: str = "", instances: int = 1
+    ) -> None:
         self.layout = Layout(str(data))
         self.database = self.layout.database
         self.hosts = tuple(f"h{number}" for number in range(1, hosts + 1))
@@ -44,6 +46,8 @@ class Parts:
         self.wires: Underlay
         self.http: httpx.AsyncClient
         self._env = FAST | (env or {})
+        self._store = store
+        self._instances = instances
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -53,8 +57,8 @@ class Parts:
         self.nats = f"nats://{self.wires.machine}:{_free_port(self.wires.machine, 4222)}"
         port = int(self.api.rsplit(":", 1)[1])
         settings = Settings(data=str(self.layout.data), api_port=port)
-        store = f"sqlite:///{self.database}"
-        for part in _parts(self.layout, settings, store, self.nats, self.wires):
+        store = self._store or f"sqlite:///{self.database}"
+        for part in _parts(self.layout, settings, store, self.nats, self.wires, self._instances):
             self.parts[part.name] = replace(part, env={**part.env, **self._env})
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
         headers = {"X-Roles": "admin"}

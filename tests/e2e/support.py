@@ -73,8 +73,11 @@ def remains(data: Path) -> list[str]:
 class Up:
     """A cloud that `alcor up` runs; gone when the block is left."""
 
-    def __init__(self, data: Path, hosts: int = 2, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, data: Path, hosts: int = 2, arguments: Sequence[str] = (), patience: float = START_SECONDS
+    ) -> None:
         self.data = data
+        self._patience = patience
         self.port = free_port()
         command = [sys.executable, "-m", "cli.main", "up", "--json", "--hosts", str(hosts), "--data", str(data)]
         command += ["--api-port", str(self.port), *arguments]
@@ -99,11 +102,11 @@ class Up:
 
     def _first_line(self) -> bytes:
         assert self.process.stdout is not None
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self._patience
         line = b""
         while not line.endswith(b"\n"):
             readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            assert readable, f"not ready in {START_SECONDS} s: {self.said()}"
+            assert readable, f"not ready in {self._patience} s: {self.said()}"
             part = os.read(self.process.stdout.fileno(), 65536)
             assert part, f"ended with {self.process.wait()}: {self.said()}"
             line += part

@@ -188,7 +188,9 @@ async def test_requests_drawn_from_the_document(rig: Rig, case: Case[Any], place
     note(f"{how}")
     answer = await rig.send(**how)
     if case.meta is None or case.meta.generation.mode is GenerationMode.POSITIVE:
-        case.validate_response(answer, checks=CHECKS)
+        # the document cannot say that `fields` leaves attributes out
+        checks = CHECKS[:-1] if "fields" in (case.query or {}) else CHECKS
+        case.validate_response(answer, checks=checks)
     if "x-roles" not in {name.lower() for name in how["headers"]}:
         assert rig.guarded() == guarded
 

@@ -319,3 +319,26 @@ def test_a_kernel_that_stalls_is_told_about_and_what_waits_for_it_is_bounded() -
         await world.stop()
 
     run(main())
+
+
+def test_a_port_that_is_just_coming_up_is_not_acked_as_gone() -> None:
+    async def main() -> None:
+        world = World()
+        await world.start("h1")
+        world.network()
+        first = world.port(2, "h1")
+        await world.settle()
+        driver, c = world.drivers["h1"], world.control
+        driver.stall()
+        port = world.port(3, "h1")
+        await asyncio.sleep(1)
+        world.delete(port)
+        await asyncio.sleep(5)
+        assert c.status(port.id) is None
+        driver.resume()
+        await until(lambda: c.status(port.id) is not None)
+        assert port.id.hex() not in world.dump("h1")
+        assert first.id.hex() in world.dump("h1")
+        await world.stop()
+
+    run(main())

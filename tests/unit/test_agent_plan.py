@@ -3,7 +3,7 @@
 import pytest
 
 from agent.core.plan import COST, SHARE, Plan
-from planes.data.driver import PortSpec, RemoteSpec, SpecKey
+from planes.data.driver import NetworkSpec, PortSpec, RemoteSpec, SpecKey
 
 NETWORK = b"n" * 16
 LIMIT = 1024
@@ -72,3 +72,42 @@ def test_what_is_quick_goes_many_at_a_time_and_at_least_one_goes_with_any_limit(
     small = plan.next(2)
     assert small is not None
     assert small.puts == (port(1),)
+
+
+def test_what_the_driver_works_on_is_held_by_nobody(plan: Plan) -> None:
+    """Who says so early lets an address go that is just coming up."""
+    plan.opened(frozenset())
+    new = port(1)
+    plan.want(new.key, new)
+    assert plan.next(LIMIT) is not None
+    plan.want(new.key, None)
+    assert not plan.holds(new.key)
+    plan.done({}, 0)
+    assert not plan.holds(new.key)
+    program = plan.next(LIMIT)
+    assert program is not None
+    assert program.drops == (new.key,)
+    plan.want(new.key, new)
+    assert not plan.holds(new.key)
+    plan.done({}, 0)
+    again = plan.next(LIMIT)
+    assert again is not None
+    assert again.puts == (new,)
+    plan.done({}, 0)
+    assert plan.holds(new.key)
+
+
+def test_a_network_that_goes_makes_room_for_one_that_found_none(plan: Plan) -> None:
+    old, new = (NetworkSpec(each * 16, 1, 1450) for each in (b"o", b"n"))
+    plan.opened(frozenset())
+    plan.want(old.key, old)
+    plan.next(LIMIT)
+    plan.done({}, 0)
+    plan.want(new.key, new)
+    plan.next(LIMIT)
+    plan.done({new.key: "full"}, 0)
+    plan.retry_at = None
+    plan.want(old.key, None)
+    plan.next(LIMIT)
+    plan.done({}, 5)
+    assert plan.retry_at == 5

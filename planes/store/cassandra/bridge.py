@@ -27,6 +27,16 @@ class Reply(Struct, frozen=True):
     more: bytes | None
 
 
+class _Flight:
+    """One request that the driver has. It may answer twice: of a read that was asked twice, each server does."""
+
+    __slots__ = ("future", "landed")
+
+    def __init__(self, future: "asyncio.Future[Reply]") -> None:
+        self.future = future
+        self.landed = False
+
+
 _Job = tuple[Any, Any, str, bytes | None, "asyncio.Future[Reply]"]
 
 
@@ -34,7 +44,7 @@ class Bridge:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._loop = asyncio.get_running_loop()
-        self._answers: deque[tuple[Any, Any, asyncio.Future[Reply]]] = deque()
+        self._answers: deque[tuple[Any, Any, _Flight]] = deque()
         self._woken = False
         self._flying = 0
         self._waiting: deque[_Job] = deque()
@@ -68,16 +78,17 @@ class Bridge:
         statement, parameters, profile, page, future = job
         self._flying += 1
         self._idle.clear()
+        flight = _Flight(future)
         try:
             response = self._session.execute_async(statement, parameters, execution_profile=profile, paging_state=page)
         except Exception as error:  # a shut-down session, values that do not bind: as an answer, like all else
-            self._push(error, None, future)
+            self._push(error, None, flight)
             return
-        response.add_callbacks(self._push, self._push, callback_args=(response, future), errback_args=(None, future))
+        response.add_callbacks(self._push, self._push, callback_args=(response, flight), errback_args=(None, flight))
 
-    def _push(self, value: Any, response: Any, future: "asyncio.Future[Reply]") -> None:
+    def _push(self, value: Any, response: Any, flight: "_Flight") -> None:
         """On the driver's thread. A missed wake-up cannot be: the flag is lowered before the answers are taken."""
-        self._answers.append((value, response, future))
+        self._answers.append((value, response, flight))
         if not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._drain)
@@ -85,7 +96,10 @@ class Bridge:
     def _drain(self) -> None:
         self._woken = False
         while self._answers:
-            value, response, future = self._answers.popleft()
+            value, response, flight = self._answers.popleft()
+            if flight.landed:
+                continue
+            flight.landed, future = True, flight.future
             self._flying -= 1
             if future.cancelled():
                 pass

@@ -1,0 +1,185 @@
+"""Several instances of the API on one Cassandra: they behave as one, and outlive what dies under them."""
+
+import asyncio
+import itertools
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cli.cassandra.node import Node
+from tests.e2e.parts import FAST, Parts, active, eventually
+from tests.e2e.support import Up, alcor
+from tests.e2e.support import eventually as soon
+from tests.support.cassandra import CassandraServer, free_port
+
+pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(600)]
+
+ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+#: clients, and seconds for which they create
+CLIENTS, STORM = 12, 20.0
+#: seconds after a node's death within which a request may be refused
+WINDOW = 12.0
+
+
+def test_two_instances_are_one_and_their_server_keeps_what_they_were_told(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    options = ("--store", "cassandra", "--instances", "2")
+    with Up(data, hosts=1, arguments=options, patience=240) as up:
+        first, second = up.ready["apis"]
+        network = up.network("shared", "10.0.0.0/24")
+        with httpx.Client(trust_env=False, timeout=30, headers={"Prefer": "wait=20"}) as client:
+            wanted = {"port": {"network_id": network, "binding:host_id": "h1"}}
+            made = [client.post(f"{api}/v2.0/ports", json=wanted).raise_for_status().json() for api in (first, second)]
+            assert [each["port"]["status"] for each in made] == ["ACTIVE", "ACTIVE"]
+            ids = [each["port"]["id"] for each in made]
+            addresses = [each["port"]["fixed_ips"][0]["ip_address"] for each in made]
+            assert len(set(addresses)) == 2
+            assert client.get(f"{second}/v2.0/ports/{ids[0]}").json()["port"]["status"] == "ACTIVE"
+            taken = {"port": {**wanted["port"], "fixed_ips": [{"ip_address": addresses[0]}]}}
+            refused = client.post(f"{second}/v2.0/ports", json=taken)
+            assert (refused.status_code, refused.json()["NeutronError"]["type"]) == (409, "IpAddressInUse")
+            change = made[1]["port"]["id"]
+            assert client.get(f"{first}/v2.0/alcor/changes/{change}").json()["change"]["status"] == "ACTIVE"
+    with Up(data, hosts=1, arguments=options, patience=240) as up, up.client() as client:
+        soon(lambda: all(port["status"] == "ACTIVE" for port in client.get("/v2.0/ports").json()["ports"]), 30)
+        assert {port["id"] for port in client.get("/v2.0/ports").json()["ports"]} == set(ids)
+
+
+@pytest.fixture
+def cluster() -> Iterator[list[CassandraServer]]:
+    """Three nodes, each row on all of them."""
+    port, storage = free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="alcor-cluster-") as directory:
+        servers = [
+            CassandraServer(node=Node(Path(directory) / address, port, storage, address, ADDRESSES, heap="400M"))
+            for address in ADDRESSES
+        ]
+        try:
+            for server in servers:
+                server.start()
+            for server in servers:
+                soon(lambda one=server: one.knows(2), 120, "the nodes know each other")  # type: ignore[misc]
+            yield servers
+        finally:
+            for server in servers:
+                server.kill()
+
+
+async def test_a_node_dies_in_a_storm_and_two_are_away_and_come_back(
+    cluster: list[CassandraServer], tmp_path: Path
+) -> None:
+    url = cluster[0].url("storm")
+    async with Parts(tmp_path / "data", hosts=1, store=url, instances=2) as parts:
+        parts.start("nats", "api")
+        await eventually(lambda: _ready(parts.http, ""), 60, "the first instance")
+        parts.start("api2", "h1")
+        other = f"http://127.0.0.1:{int(parts.api.rsplit(':', 1)[1]) + 1}"
+        await eventually(lambda: _ready(parts.http, other), 60, "the second instance")
+        await parts.well("h1")
+        network = await parts.network("10.0.0.0/16")
+        storm = Storm(parts, network, (parts.api, other))
+        running = asyncio.create_task(storm.run())
+        await asyncio.sleep(STORM / 3)
+        cluster[2].kill()
+        storm.killed = asyncio.get_running_loop().time()
+        await asyncio.sleep(STORM / 3)
+        parts.kill("api2")
+        parts.start("api2")
+        await running
+        assert not storm.wrong, storm.wrong
+        assert storm.late == Counter(), "requests were refused long after the node had died"
+        assert len(storm.made) > 20
+        await active(parts, storm.made, 60)
+        await _is_right(parts, storm, network)
+
+        cluster[1].kill()
+        refused = await eventually(lambda: _refused(parts, network), 30, "a clear refusal")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert refused.json()["NeutronError"]["type"]
+        assert (await parts.http.get("/healthz")).status_code == 200
+        for server in cluster[1:]:
+            server.start()
+        made = await eventually(lambda: _created(parts, network), 60, "creates after the return")
+        await active(parts, [made], 60)
+        await _is_right(parts, storm, network)
+        for name in ("api", "api2"):
+            parts.end(name)
+    checked = alcor("store", "check", "--json", timeout=120, ALCOR_STORE=url, ALCOR_ECHO_FROM=FAST["ALCOR_ECHO_FROM"])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert '"found": []' in checked.stdout or '"found":[]' in checked.stdout, checked.stdout
+
+
+class Storm:
+    """Clients that create ports, and delete a third of them, on two instances by turns."""
+
+    def __init__(self, parts: Parts, network: str, apis: tuple[str, ...]) -> None:
+        self._parts = parts
+        self._network = network
+        self._apis = itertools.cycle(apis)
+        #: ids that an answer named, and those whose deletion was answered
+        self.made: set[str] = set()
+        self.gone: set[str] = set()
+        self.wrong: list[str] = []
+        #: refusals when there was no reason any more
+        self.late: Counter[str] = Counter()
+        self.killed = float("inf")
+
+    async def run(self) -> None:
+        end = asyncio.get_running_loop().time() + STORM
+        await asyncio.gather(*(self._client(number, end) for number in range(CLIENTS)))
+
+    async def _client(self, number: int, end: float) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < end:
+            answer = await self._ask("POST", "ports", {"port": {"network_id": self._network, "binding:host_id": "h1"}})
+            if answer is None:
+                continue
+            port = answer.json()["port"]["id"]
+            if number % 3 == 0 and await self._ask("DELETE", f"ports/{port}") is not None:
+                self.gone.add(port)
+            elif number % 3:
+                self.made.add(port)
+
+    async def _ask(self, method: str, path: str, body: object = None) -> httpx.Response | None:
+        loop = asyncio.get_running_loop()
+        try:
+            answer = await self._parts.http.request(method, f"{next(self._apis)}/v2.0/{path}", json=body, timeout=60)
+        except httpx.TransportError:
+            await asyncio.sleep(0.1)
+            return None  # the instance was killed, on purpose
+        if answer.status_code < 300:
+            return answer
+        if answer.status_code != 503 or "Retry-After" not in answer.headers:
+            self.wrong.append(answer.text)
+        elif loop.time() > self.killed + WINDOW:
+            self.late[answer.text] += 1
+        await asyncio.sleep(0.2)
+        return None
+
+
+async def _is_right(parts: Parts, storm: Storm, network: str) -> None:
+    """Nothing answered is lost, nothing deleted is back, no address is doubled."""
+    found = await parts.list(f"ports?network_id={network}")
+    assert storm.made <= {port["id"] for port in found}
+    assert not storm.gone & {port["id"] for port in found}
+    addresses = [fixed["ip_address"] for port in found for fixed in port["fixed_ips"]]
+    assert len(addresses) == len(set(addresses)) == len(found)
+
+
+async def _ready(http: httpx.AsyncClient, api: str) -> bool:
+    return (await http.get(f"{api}/readyz")).status_code == 200
+
+
+async def _refused(parts: Parts, network: str) -> httpx.Response | None:
+    answer = await parts.http.post("/v2.0/ports", json={"port": {"network_id": network}}, timeout=60)
+    return answer if answer.status_code == 503 else None
+
+
+async def _created(parts: Parts, network: str) -> str:
+    wanted = {"port": {"network_id": network, "binding:host_id": "h1"}}
+    answer = await parts.http.post("/v2.0/ports", json=wanted, timeout=60)
+    return str(answer.json()["port"]["id"]) if answer.status_code == 201 else ""
