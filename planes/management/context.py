@@ -140,7 +140,7 @@ class Context:
             source = self._ids(projects, kind, marker, backward)
         found: list[Any] = []
         read, stopped = 0, False
-        async for chunk in source:
+        async for chunk in _gathered(source, query.limit):
             read += len(chunk)
             by_id = {view.id: view for view in await views(chunk) if matches(view, query.filters)}
             found += [by_id[key] for key in sorted(by_id, reverse=backward)]
@@ -208,6 +208,19 @@ class Context:
         if backward:
             return sorted((id_ for id_ in found if not marker or id_ < marker), reverse=True)
         return sorted(found)[:LIST_CHUNK]
+
+
+async def _gathered(source: AsyncIterator[Sequence[bytes]], limit: int) -> AsyncIterator[Sequence[bytes]]:
+    """The same ids, as many together as a page may need, then more: ports of one bucket are read together."""
+    size = min(limit + 1, LIST_CHUNK) if limit else LIST_BOUND
+    held: list[bytes] = []
+    async for chunk in source:
+        held += chunk
+        if len(held) >= size:
+            yield held
+            held, size = [], min(2 * size, LIST_CHUNK) if limit else size
+    if held:
+        yield held
 
 
 async def _slices(ids: Sequence[bytes]) -> AsyncIterator[Sequence[bytes]]:
