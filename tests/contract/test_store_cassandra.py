@@ -235,3 +235,4 @@ def test_an_address_has_all_its_parts() -> None:
     assert (found.hosts, found.port, found.keyspace) == (("h1", "h2"), 9043, "alcor")
     assert (found.user, found.password, found.dc, found.tls) == ("me", "p@ss", "a", "/ca.pem")
     assert found.replicas == (("a", 3), ("b", 2))
+    assert parse("cassandra://h/k?dc=a&rf=3").replicas == (("a", 3),)

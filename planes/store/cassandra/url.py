@@ -13,11 +13,14 @@ from planes.model.errors import Invalid
 SCHEME = "cassandra://"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _CENTER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_QUERY = ("dc", "replication", "timeout", "tls", "cert", "key")
+_QUERY = ("dc", "replication", "rf", "timeout", "tls", "cert", "key")
 
 
 class Address(Struct, frozen=True):
-    """`replicas` by data center; empty: the keyspace must exist. `timeout` is above the servers' own, in seconds."""
+    """`replicas` (in a URL `replication`, or `rf`) by data center; empty: the keyspace must exist.
+
+    `timeout` is above the servers' own, in seconds.
+    """
 
     hosts: tuple[str, ...]
     keyspace: str
@@ -62,7 +65,7 @@ def parse(url: str) -> Address:
         unquote(user),
         unquote(password),
         dc,
-        _replicas(query.get("replication", ""), dc),
+        _replicas(query.get("replication") or query.get("rf", ""), dc),
         _timeout(query.get("timeout", "12")),
         query.get("tls", ""),
         query.get("cert", ""),
