@@ -100,8 +100,13 @@ class Instances:
                     while port["status"] == "BUILD" and time.monotonic() < deadline:
                         time.sleep(0.05)
                         port = client.get(f"/v2.0/ports/{port['id']}")["port"]
-                    if not _exists(namespace):
-                        self._plug(client, port, namespace, port["binding:host_id"])
+                    while not _exists(namespace):
+                        try:
+                            self._plug(client, port, namespace, port["binding:host_id"])
+                        except hosts.HostError:  # ACTIVE is what the host's former life said; the link is yet to come
+                            if time.monotonic() > deadline:
+                                raise
+                            time.sleep(0.05)
                 except (Failure, hosts.HostError, OSError) as error:
                     failed[name] = str(error)
         return failed

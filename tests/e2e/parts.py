@@ -39,7 +39,7 @@ class Parts:
         self.layout = Layout(str(data))
         self.database = self.layout.database
         self.hosts = tuple(f"h{number}" for number in range(1, hosts + 1))
-        self.api = f"http://127.0.0.1:{free_port()}"
+        self.api = f"http://127.0.0.1:{free_port(instances)}"
         self.nats = ""
         self.parts: dict[str, Part] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

@@ -1,5 +1,6 @@
 """Whole clouds for end-to-end tests: `alcor up` as its users run it, as a process of its own."""
 
+import contextlib
 import json
 import os
 import select
@@ -20,10 +21,16 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 40.0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(count: int = 1) -> int:
+    """A port that nobody has now; with `count`, the first of so many that follow each other."""
+    while True:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            first = 0
+            for number in range(count):
+                probe = stack.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", first + number if first else 0))
+                first = first or int(probe.getsockname()[1])
+            return first
 
 
 def alcor(*arguments: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +85,7 @@ class Up:
     ) -> None:
         self.data = data
         self._patience = patience
-        self.port = free_port()
+        self.port = free_port(8)  # instances have those that follow
         command = [sys.executable, "-m", "cli.main", "up", "--json", "--hosts", str(hosts), "--data", str(data)]
         command += ["--api-port", str(self.port), *arguments]
         self._errors = (data.parent / f"{data.name}.err").open("w+")
