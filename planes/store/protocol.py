@@ -88,7 +88,9 @@ class Store(Protocol):
         limit: int = 0,
         serial: bool = False,
     ) -> Partition:
-        """Rows in clustering order: those whose clustering begins with `prefix`, after the clustering values `after`
+        """Statics and rows of one moment; where no row is found, the statics may be of a moment before.
+
+        Rows come in clustering order: those whose clustering begins with `prefix`, after the clustering values `after`
         (which may be shorter than the whole key), `limit` at most (0: all). `serial`: settles every conditional write
         that is still under way, so that a later one with an older expectation cannot apply unseen.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -69,6 +70,7 @@ def cluster() -> Iterator[list[CassandraServer]]:
                 server.kill()
 
 
+@pytest.mark.skipif(os.environ.get("PROFILE") != "long", reason="three servers and two minutes: PROFILE=long")
 async def test_a_node_dies_in_a_storm_and_two_are_away_and_come_back(
     cluster: list[CassandraServer], tmp_path: Path
 ) -> None:

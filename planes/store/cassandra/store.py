@@ -139,7 +139,7 @@ class CassandraStore:
     async def _guarded(
         self, statements: cql.Statements, partition: Values, line: Line | None, profile: str, limit: int
     ) -> Partition:
-        """Statics and rows of one moment: every row carries the guard; an empty answer is read between two guards."""
+        """Statics and rows of one moment, for every row carries the guard; with no rows, statics of a moment before."""
         table, session = statements.table, self.session
         width, none = len(table.statics), (None,) * len(table.statics)
         guard = [name for name, _ in table.statics].index(table.guard)
@@ -155,10 +155,11 @@ class CassandraStore:
             found = await session.rows(profile, (statements.statics, partition))
             if not found:
                 return Partition(none, [], False)
-            now = found[0][len(table.partition) :]
-            if line is None or now == before:
-                return Partition(now, [])
-            before = now
+            if line is not None and before is not None:
+                return Partition(before, [])
+            before = found[0][len(table.partition) :]
+            if line is None:
+                return Partition(before, [])
         raise Unavailable(f"{table.name} {partition} changes faster than it can be read.")
 
     def _conditional(self, batch: Batch) -> list[Line]:
