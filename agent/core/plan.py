@@ -170,9 +170,8 @@ class Plan:
 
     def validate(self) -> None:
         """Invariants, for tests: whatever differs is known to differ."""
-        busy = set(self.busy.drops) | {spec.key for spec in self.busy.puts} if self.busy else set()
         for key in self.desired.keys() | self.applied.keys():
-            known = key in busy or key in self.failed or key in self.leftover
+            known = key in self._at_work or key in self.failed or key in self.leftover
             known = known or key in self._to_put[key[0]] or key in self._to_drop[key[0]]
             assert self.holds(key) or known, key
         assert not self.leftover & self.desired.keys()

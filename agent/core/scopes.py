@@ -84,6 +84,8 @@ class Scopes:
         del self.interests[scope]
         for key in [key for key in self.pulls if key[0] == scope]:
             self._drop_pull(key)
+        if self._page_in_hand is not None and self._page_in_hand[0] == scope:
+            self._page_in_hand = None
         self._context.out.append(Unlisten(scope))
 
     def _listen(self, scope: Scope) -> None:
