@@ -24,7 +24,7 @@ from cli.up import _free_port, _parts
 from planes.data.linux.hosts import create_namespace, plug, port_link_names
 from planes.model.ids import parse
 from planes.model.settings import Settings
-from tests.e2e.support import free_port
+from tests.support.ports import free_port
 
 #: a host is dead after 3 s instead of 10, and a change is looked at again after 2 s, so that tests last seconds
 FAST = {"ALCOR_DEAD_AFTER": "3", "ALCOR_BEAT_EVERY": "0.5", "ALCOR_ECHO_FROM": "2", "ALCOR_ECHO_TO": "4"}

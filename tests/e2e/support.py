@@ -1,11 +1,9 @@
 """Whole clouds for end-to-end tests: `alcor up` as its users run it, as a process of its own."""
 
-import contextlib
 import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,21 +14,10 @@ from typing import Any, Self
 import httpx
 
 from cli.layout import Layout
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 40.0
-
-
-def free_port(count: int = 1) -> int:
-    """A port that nobody has now; with `count`, the first of so many that follow each other."""
-    while True:
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            first = 0
-            for number in range(count):
-                probe = stack.enter_context(socket.socket())
-                probe.bind(("127.0.0.1", first + number if first else 0))
-                first = first or int(probe.getsockname()[1])
-            return first
 
 
 def alcor(*arguments: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,8 @@ from cli.cassandra.node import Node
 from tests.e2e.parts import FAST, Parts, active, eventually
 from tests.e2e.support import Up, alcor
 from tests.e2e.support import eventually as soon
-from tests.support.cassandra import CassandraServer, free_port
+from tests.support.cassandra import CassandraServer
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(600)]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import ROOT, alcor, eventually, free_port, remains
+from tests.e2e.support import ROOT, alcor, eventually, remains
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(180)]
 

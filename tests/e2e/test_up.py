@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.support import Up, alcor, alive, eventually, free_port, remains
+from tests.e2e.support import Up, alcor, alive, eventually, remains
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(180)]
 

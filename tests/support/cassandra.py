@@ -6,7 +6,6 @@ a server dies with the thread that started it, however that ends. Must never lea
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,15 +15,10 @@ from types import TracebackType
 from cassandra.cluster import Cluster
 
 from cli.cassandra.node import Node
+from tests.support.ports import free_port
 
 #: seconds; a start is 15 seconds of CPU, which busy cores stretch
 PATIENCE = 240.0
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 class CassandraServer:

@@ -1,0 +1,16 @@
+"""TCP ports on loopback that nobody has now, for servers that tests start."""
+
+import contextlib
+import socket
+
+
+def free_port(count: int = 1) -> int:
+    """A port that nobody has now; with `count`, the first of so many that follow each other."""
+    while True:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            first = 0
+            for number in range(count):
+                probe = stack.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", first + number if first else 0))
+                first = first or int(probe.getsockname()[1])
+            return first
