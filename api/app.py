@@ -9,7 +9,7 @@ import gc
 import ipaddress
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
@@ -152,7 +152,14 @@ def counters(cloud: Cloud, observer: Observer) -> dict[str, int]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, without its signal handling: that would end the process before the planes are closed."""
+    """uvicorn, without its signal handling: that would end the process before the planes are closed.
+
+    `ending` is called first of all: streams have no end of their own.
+    """
+
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ending = ending
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -167,6 +174,7 @@ class _Server(uvicorn.Server):
 
     def _end(self) -> None:
         log.info("asked to end; finishing requests in hand")
+        self._ending()
         self.should_exit = True
 
 
@@ -185,4 +193,4 @@ async def serve(settings: Settings, cloud: Cloud, observer: Observer, meter: Met
         timeout_graceful_shutdown=DRAIN,
     )
     log.info("API on http://%s:%d", settings.api_host, settings.api_port)
-    await _Server(config).serve()
+    await _Server(config, cloud.plane.watch.close).serve()

@@ -6,10 +6,11 @@ Used by all handlers; nothing below the edge knows of HTTP, and nothing that a c
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from litestar import Request
 from litestar.exceptions import HTTPException
+from litestar.types import Receive, Scope, Send
 
 from api import headers
 from api.answers import Answer, failure, problem
@@ -24,7 +25,17 @@ from planes.model.settings import Settings
 log = logging.getLogger(__name__)
 
 AnyRequest = Request[Any, Any, Any]
-Act = Callable[["Call"], Awaitable[Answer]]
+
+
+class Reply(Protocol):
+    """An answer, whole or a stream: an ASGI application that knows its status."""
+
+    @property
+    def status(self) -> int: ...
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+Act = Callable[["Call"], Awaitable[Reply]]
 
 #: Neutron's type names of what the framework finds
 _TYPES = {404: "HTTPNotFound", 405: "HTTPMethodNotAllowed", 413: "HTTPRequestEntityTooLarge"}
@@ -59,13 +70,13 @@ class Edge:
         self.meter = meter
         self._waiting: Counter[str] = Counter()
 
-    async def call(self, request: AnyRequest, route: str, what: str, act: Act) -> Answer:
+    async def call(self, request: AnyRequest, route: str, what: str, act: Act) -> Reply:
         """Do what a request asks; whatever happens becomes an answer."""
         given = headers.read(request.scope["headers"])
         change = begin(what, given.get("traceparent", ""), self.settings.trace_ratio)
         try:
             who = Caller(headers.project(given), headers.is_admin(given), change)
-            answer = await act(Call(request, given, who))
+            answer: Reply = await act(Call(request, given, who))
         except AlcorError as error:
             answer = failure(error, change.id)
         except HTTPException as error:

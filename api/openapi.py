@@ -8,7 +8,7 @@ from msgspec import Struct
 from api.answers import encode
 from api.collections import COLLECTIONS, Collection
 from planes.management.listing import OPAQUE, attributes
-from planes.model.views import ChangeView
+from planes.model.views import ChangeView, EventView
 
 _REF = "#/components/schemas/{name}"
 _UUID = {"type": "string", "format": "uuid"}
@@ -62,7 +62,7 @@ def document() -> bytes:
 
 def _schemas() -> dict[str, Any]:
     types = [type_ for c in COLLECTIONS for type_ in (c.create, c.update, c.view) if type_ is not None]
-    unique = list(dict.fromkeys([*types, ChangeView]))
+    unique = list(dict.fromkeys([*types, ChangeView, EventView]))
     _, found = msgspec.json.schema_components(unique, ref_template=_REF)
     return found | {"Error": _ERROR}
 
@@ -171,4 +171,39 @@ def _others() -> dict[str, Any]:
         "parameters": [key],
         "get": {"operationId": "show_change", "summary": "The trace of a change.", "responses": answers},
     }
-    return found
+    return found | _live()
+
+
+def _live() -> dict[str, Any]:
+    """What happened lately, and what happens."""
+    shared = [_header(name, text) for name, text in _HEADERS.items()]
+    whole, word = {"type": "integer", "minimum": 0}, {"type": "string"}
+    filters = [
+        _parameter("limit", "query", whole | {"maximum": 1000}, "How many; absent: 1000."),
+        _parameter("status", "query", {"enum": ["ACTIVE", "ERROR", "BUILD"]}, "Only these."),
+        _parameter("resource", "query", word, "`port`, or with its verb: `create port`."),
+        _parameter("id", "query", word, "Changes of this object."),
+        _parameter("min_us", "query", whole, "Only those that took this long, in µs."),
+    ]
+    recent = _answers(200, _object("changes", {"type": "array", "items": _ref(ChangeView)}), 400)
+    stream = _answers(200, None, 503)
+    stream["200"]["content"] = {"text/event-stream": {"schema": _ref(EventView)}}
+    return {
+        "/v2.0/alcor/changes": {
+            "parameters": shared,
+            "get": {
+                "operationId": "list_changes",
+                "summary": "The latest changes that this instance made, the newest first.",
+                "parameters": filters,
+                "responses": recent,
+            },
+        },
+        "/v2.0/alcor/events": {
+            "parameters": shared,
+            "get": {
+                "operationId": "stream_events",
+                "summary": "What happens, as server-sent events without an end; `event: change` carries a change.",
+                "responses": stream,
+            },
+        },
+    }

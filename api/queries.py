@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from api.collections import Collection
 from planes.management.listing import FALSE, TRUE, attributes, check
+from planes.management.traces import Wanted
 from planes.model.errors import Invalid
 from planes.model.ids import parse as parse_id
 from planes.model.query import Listing, Query
@@ -16,6 +17,8 @@ from planes.model.query import Listing, Query
 MOST = 1000
 #: what `limit` may be at most; also what an integer may be
 LARGEST = 2**53
+#: recent changes in one answer
+MOST_CHANGES = 1000
 
 
 class Asked(Struct, frozen=True):
@@ -37,17 +40,11 @@ def parse(raw: bytes, collection: Collection) -> Asked:
     """Raises Invalid that names what cannot be asked of this collection."""
     if not raw:
         return NOTHING
-    try:
-        pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST)
-    except ValueError:
-        raise Invalid(f"The query has more than {MOST} parts.", "HTTPBadRequest") from None
-    values: dict[str, list[str]] = {}
-    for name, value in pairs:
-        values.setdefault(name, []).append(value)
+    pairs, values = _values(raw)
     fields = tuple(part for value in values.pop("fields", ()) for part in value.split(",") if part)
     possible = _drop_impossible(values, collection)
     query = Query(
-        limit=_limit(_last(values, "limit")),
+        limit=_whole("limit", _last(values, "limit")),
         marker=_last(values, "marker"),
         sort=_sort(values.pop("sort_key", []), values.pop("sort_dir", [])),
         page_reverse=_flag("page_reverse", _last(values, "page_reverse") or "false"),
@@ -55,6 +52,34 @@ def parse(raw: bytes, collection: Collection) -> Asked:
     )
     check(collection.view, query)
     return Asked(query, fields, tuple(pairs), possible)
+
+
+def _values(raw: bytes) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+    """The parts in order, and all values by name."""
+    try:
+        pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST)
+    except ValueError:
+        raise Invalid(f"The query has more than {MOST} parts.", "HTTPBadRequest") from None
+    values: dict[str, list[str]] = {}
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+    return pairs, values
+
+
+def wanted_changes(raw: bytes) -> Wanted:
+    """Which of the recent changes; raises Invalid that names what cannot be asked."""
+    _, values = _values(raw)
+    given = {name: _last(values, name) for name in ("limit", "status", "resource", "id", "min_us")}
+    if values:
+        raise Invalid(f"Changes cannot be filtered by '{min(values):.80}', only by {', '.join(given)}.", "BadRequest")
+    limit = _whole("limit", given["limit"]) or MOST_CHANGES
+    if limit > MOST_CHANGES:
+        raise Invalid(f"Limit must be {MOST_CHANGES} or less and not '{limit}'", "BadRequest")
+    if given["status"] not in ("", "ACTIVE", "ERROR", "BUILD"):
+        raise Invalid(
+            f"Invalid input for status. Reason: '{given['status']:.80}' is not ACTIVE, ERROR or BUILD.", "BadRequest"
+        )
+    return Wanted(limit, given["status"], given["resource"], given["id"], _whole("min_us", given["min_us"]))
 
 
 def _drop_impossible(values: dict[str, list[str]], collection: Collection) -> bool:
@@ -79,11 +104,12 @@ def _last(values: dict[str, list[str]], name: str) -> str:
     return values.pop(name, [""])[-1]
 
 
-def _limit(value: str) -> int:
+def _whole(name: str, value: str) -> int:
+    """A number of the query; 0 when it was not given."""
     if not value:
         return 0
-    if not value.isdecimal() or len(value) > 16 or int(value) > LARGEST:
-        raise Invalid(f"Limit must be an integer 0 or greater and not '{value:.80}'", "BadRequest")
+    if not (value.isascii() and value.isdecimal()) or len(value) > 16 or int(value) > LARGEST:
+        raise Invalid(f"{name.capitalize()} must be an integer 0 or greater and not '{value:.80}'", "BadRequest")
     return int(value)
 
 

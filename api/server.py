@@ -6,12 +6,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, ExceptionHandlersMap
 from msgspec import json
 
-from api import discovery, openapi
+from api import discovery, openapi, queries
 from api.answers import TEXT, Answer, encode, problem
 from api.collections import COLLECTIONS
 from api.edge import AnyRequest, Call, Edge, framework_problem
 from api.handlers import routes
 from api.metrics import Meter
+from api.stream import Stream, open_stream
 from observability.latency import Latency
 from observability.stages import Change
 from observability.tracing import Observer
@@ -113,6 +114,13 @@ def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
         view = await edge.cloud.traces.change(call.who, call.request.path_params["key"])
         return Answer(encode({"change": view}), call.id)
 
+    async def changes(call: Call) -> Answer:
+        wanted = queries.wanted_changes(call.request.scope["query_string"])
+        return Answer(encode({"changes": edge.cloud.traces.changes(call.who, wanted)}), call.id)
+
+    async def events(call: Call) -> Stream:
+        return await open_stream(edge.cloud.traces, call)
+
     async def latency(call: Call) -> Answer:
         return Answer(encode(edge.cloud.traces.latency()), call.id)
 
@@ -120,11 +128,19 @@ def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
     async def one_change(request: AnyRequest) -> ASGIApp:
         return await edge.call(request, "/v2.0/alcor/changes/{key}", "show change", change)
 
+    @get("/v2.0/alcor/changes")
+    async def recent_changes(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/v2.0/alcor/changes", "list changes", changes)
+
+    @get("/v2.0/alcor/events")
+    async def event_stream(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/v2.0/alcor/events", "stream events", events)
+
     @get("/v2.0/alcor/latency")
     async def latencies(request: AnyRequest) -> ASGIApp:
         return await edge.call(request, "/v2.0/alcor/latency", "show latency", latency)
 
-    return [one_change, latencies]
+    return [one_change, recent_changes, event_stream, latencies]
 
 
 def _process(edge: Edge) -> list[HTTPRouteHandler]:

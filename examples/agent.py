@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 
 from planes.goalstate import messages as m
 from planes.goalstate.codec import Malformed, decode, encode
-from planes.goalstate.subjects import Subjects
+from planes.goalstate.subjects import ANY, Subjects
 
 
 class Agent:
@@ -88,7 +88,7 @@ class Agent:
             if self.take(found) and isinstance(found, m.Port | m.Gone) and found.key[0] == m.ObjectKind.PORT:
                 now = time.time_ns() // 1000  # only ports and their tombstones are acknowledged
                 done = m.Applied(*found.key, found.rev, "", found.change, sent, now, now, now)
-                await self.ask(self.subjects.ack(self.host, author or "any"), m.Ack((done,)), m.Ok)
+                await self.ask(self.subjects.ack(self.host, author or ANY), m.Ack((done,)), m.Ok)
 
     def take(self, found: m.Object) -> bool:
         """Whether this is the truth about its key, now or already."""

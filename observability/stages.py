@@ -35,9 +35,24 @@ class Stage:
 
 
 class Change:
-    """One request that changes something. `id` is the request id (16 bytes), `traceparent` the W3C header."""
+    """One request that changes something. `id` is the request id (16 bytes), `traceparent` the W3C header.
 
-    __slots__ = ("begun", "id", "last", "resource", "sampled", "span_id", "stages", "trace_id")
+    `project`, `object` (the first one's id) and `count` are known when it has been done.
+    """
+
+    __slots__ = (
+        "begun",
+        "count",
+        "id",
+        "last",
+        "object",
+        "project",
+        "resource",
+        "sampled",
+        "span_id",
+        "stages",
+        "trace_id",
+    )
 
     def __init__(self, resource: str = "", trace_id: str = "", parent_sampled: bool = False) -> None:
         bits = _random.randbytes(40)
@@ -46,12 +61,18 @@ class Change:
         self.span_id = bits[32:].hex()
         self.sampled = parent_sampled
         self.resource = resource
+        self.project = self.object = ""
+        self.count = 0
         self.begun = self.last = now_us()
         self.stages: list[Stage] = []
 
     @property
     def traceparent(self) -> str:
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+    def concerns(self, project: str, object_: str, count: int) -> None:
+        """What it was about, now that it is known."""
+        self.project, self.object, self.count = project, object_, count
 
     def mark(self, name: str) -> None:
         """The time since the last mark was spent in stage `name`; a stage marked twice adds up."""

@@ -18,12 +18,11 @@ from planes.data.driver import SpecKey
 from planes.goalstate import codec
 from planes.goalstate.codec import MAX_OBJECTS, Malformed
 from planes.goalstate.messages import Ack, Applied, Gone, Key, ObjectKind, Ok, Port
+from planes.goalstate.subjects import ANY
 
 #: ack requests that may be under way at a time
 AT_ONCE = 8
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
-#: addressee of an ack whose author is unknown; any instance stores it
-ANY = "any"
 
 
 class Owed(Struct):

@@ -1,25 +1,27 @@
 """What hosts answer: kept, then confirmed; and those who wait for it (rules S14, S15).
 
 Called by the plane with decoded acks. All instances share the acks as a queue group and answer after storing; the
-instance whose waiters want to know also hears `ack.*.<itself>`. A host can only ack ports that are bound to it: the
-status row carries its name, and only the row of the binding host counts.
+author of the goal, whose clients wait for it, is then told by `stored.<author>`. A host can only ack ports that are
+bound to it: the status row carries its name, and only the row of the binding host counts.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from planes.control import reads
 from planes.control.changes import Changes
+from planes.control.events import Teller
 from planes.control.ground import Ground
 from planes.control.publisher import Publisher
 from planes.control.reads import Report, Status
 from planes.control.release import Releases
-from planes.goalstate.messages import Applied, ObjectKind
+from planes.goalstate.messages import Applied, Event, ObjectKind, Stored
+from planes.goalstate.subjects import ANY
 from planes.model.enums import Status as Word
-from planes.model.ids import Id, bucket_of, is_ours, number_of
+from planes.model.ids import Id, bucket_of, is_ours, number_of, text
 from planes.model.resources import HostState, Port, PortState
 from planes.store.protocol import Store, Write
 from planes.store.schema import PORT_STATUS
@@ -43,6 +45,7 @@ class Acks:
         publisher: Publisher,
         releases: Releases,
         changes: Changes,
+        teller: Teller,
         now: Callable[[], int],
     ) -> None:
         self._store = store
@@ -50,12 +53,16 @@ class Acks:
         self._publisher = publisher
         self._releases = releases
         self._changes = changes
+        self._teller = teller
         self._now = now
         self._waiters: dict[bytes, set[asyncio.Event]] = {}
         self.counters = {"acks": 0, "acks_refused": 0}
 
-    async def store(self, host: str, items: Iterable[Applied]) -> None:
-        """Keep what a host answered, then do what waited for it. Raises StoreError: the host will ask again."""
+    async def store(self, host: str, items: Iterable[Applied], author: str = "") -> Stored | None:
+        """Keep what a host answered, then do what waited for it. Raises StoreError: the host will ask again.
+
+        `author`: the instance that the host names, empty for this one; another is to be told what is returned.
+        """
         heard = self._now()
         # Revisions follow the clock: one of the far future would answer for all that is still to come.
         taken = [
@@ -63,23 +70,52 @@ class Acks:
         ]
         await self._store.write([_write(host, item, heard) for item in taken])
         stored = self._now()
+        self.counters["acks"] += len(taken)
         for item in taken:
-            self.counters["acks"] += 1
-            self._publisher.acked(host, (item.kind, item.scope, item.id), item.rev)
-            self._changes.answered(host, item, heard, stored)
             if not item.error:
                 await self._releases.let_go(item.id, host, item.rev)
+        said = Stored(host, tuple(taken), heard, stored)
+        self.kept(said)
+        if author == ANY:
+            await self._tell_all(host, taken)
+        return said if taken and author not in ("", ANY) else None
+
+    def kept(self, said: Stored) -> None:
+        """Acks to this instance's goals are stored, by it or by another: those who waited for them go on."""
+        for item in said.items:
+            self._publisher.acked(said.host, (item.kind, item.scope, item.id), item.rev)
+            answered = self._changes.answered(said.host, item, said.heard, said.stored)
+            if answered is not None:
+                change, port = answered
+                self._tell(port, said.host, item, change.id, said.stored - change.begun)
             self._wake(item.id)
 
-    @property
-    def awaited(self) -> bool:
-        """Whether anybody here waits for a host."""
-        return bool(self._waiters)
-
-    def heard(self, items: Iterable[Applied]) -> None:
-        """Another instance keeps these acks; those who wait here look again."""
+    async def _tell_all(self, host: str, items: Sequence[Applied]) -> None:
+        """Status of ports that a host took by itself, as after its restart: nobody here knows them."""
+        ports = await reads.ports(self._store, [item.id for item in items])
         for item in items:
-            self._wake(item.id)
+            port = ports.get(item.id)
+            if port is not None and port.host == host:
+                self._tell(port, host, item, item.change, 0)
+
+    def _tell(self, port: Port, host: str, item: Applied, change: bytes, took: int) -> None:
+        """A port's status has changed; of one that is being deleted there is nothing more to say."""
+        if port.state == PortState.DELETING:
+            return
+        status = word(port, Status(item.rev, item.error, 0))
+        event = Event(
+            text(port.id),
+            port.rev,
+            self._now(),
+            port.name,
+            status,
+            item.error,
+            text(port.network),
+            host,
+            "req-" + text(change) if change else "",
+            took,
+        )
+        self._teller.tell(port.project, "port", "status", (event,))
 
     def _wake(self, port: bytes) -> None:
         for event in self._waiters.get(port, ()):

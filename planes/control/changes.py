@@ -8,13 +8,15 @@ of each record and may export spans. Finished changes are kept in memory for a w
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from observability.stages import Change, Stage
-from planes.goalstate.messages import Applied
-from planes.model.resources import Body
+from planes.control.events import Teller
+from planes.goalstate.messages import Applied, Done, Took
+from planes.model.ids import Id, text
+from planes.model.resources import Body, Port
 from planes.store.protocol import Store, StoreError, Write
 from planes.store.schema import CHANGES
 
@@ -45,6 +47,9 @@ class Record(Body, frozen=True):
     stages: tuple[StoredStage, ...]
     total: int
     traceparent: str = ""
+    project: str = ""
+    object: str = ""  # id of the first object
+    count: int = 0
 
 
 _decode = msgspec.msgpack.Decoder(Record).decode
@@ -58,7 +63,7 @@ class _Open:
 
     __slots__ = ("change", "hosts", "last", "waiting")
 
-    def __init__(self, change: Change, waiting: set[bytes]) -> None:
+    def __init__(self, change: Change, waiting: dict[Id, Port]) -> None:
         self.change = change
         self.waiting = waiting
         self.hosts: dict[tuple[str, str], StoredStage] = {}
@@ -68,8 +73,9 @@ class _Open:
 class Changes:
     """All changes that this instance authored and that are not long finished."""
 
-    def __init__(self, store: Store, finished: Finished) -> None:
+    def __init__(self, store: Store, teller: Teller, finished: Finished) -> None:
         self._store = store
+        self._teller = teller
         self._finished = finished
         self._open: OrderedDict[bytes, _Open] = OrderedDict()
         self._done: OrderedDict[bytes, Record] = OrderedDict()
@@ -77,9 +83,9 @@ class Changes:
         self._wake = asyncio.Event()
         self.counters = {"changes_dropped": 0}
 
-    def follow(self, change: Change, objects: Iterable[bytes]) -> None:
+    def follow(self, change: Change, ports: Iterable[Port] = ()) -> None:
         """The change was published; it is finished when hosts have answered for all these ports (none: now)."""
-        waiting = set(objects)
+        waiting = {port.id: port for port in ports}
         opened = _Open(change, waiting)
         if not waiting:
             self._finish(opened)
@@ -89,11 +95,15 @@ class Changes:
             _, oldest = self._open.popitem(last=False)
             self._finish(oldest)
 
-    def answered(self, host: str, item: Applied, heard: int, stored: int) -> None:
-        """A host answered for one port: `heard` and `stored` are when the ack came and when it was kept."""
+    def answered(self, host: str, item: Applied, heard: int, stored: int) -> tuple[Change, Port] | None:
+        """A host answered for one port: `heard` and `stored` are when the ack came and when it was kept.
+
+        Returns the change and the port as it was asked for, or None when nobody here waited for this answer.
+        """
         opened = self._open.get(item.change)
-        if opened is None or item.id not in opened.waiting:
-            return
+        port = opened.waiting.pop(Id(item.id), None) if opened else None
+        if opened is None or port is None:
+            return None
         if item.sent:
             self._stage(opened, "receive", host, item.sent, item.received, "")
             self._stage(opened, "program", host, item.received, item.done, item.error)
@@ -102,10 +112,10 @@ class Changes:
         self._stage(opened, "ack", host, item.done, heard, "")
         self._stage(opened, "active", host, heard, stored, "")
         opened.last = max(opened.last, stored)
-        opened.waiting.discard(item.id)
         if not opened.waiting:
             self._open.pop(item.change, None)
             self._finish(opened)
+        return opened.change, port
 
     def _stage(self, opened: _Open, name: str, host: str, start: int, end: int, error: str) -> None:
         """Several ports of one change on one host are one stage: from the first start to the last end."""
@@ -141,6 +151,9 @@ class Changes:
             tuple(stages),
             max(0, opened.last - change.begun),
             change.traceparent,
+            change.project,
+            change.object,
+            change.count,
         )
 
     async def get(self, id_: bytes) -> Record | None:
@@ -152,12 +165,23 @@ class Changes:
         rows = (await self._store.read(CHANGES, (id_,))).rows
         return _decode(rows[-1][2]) if rows else None  # type: ignore[arg-type]
 
+    def recent(self) -> Iterator[Record]:
+        """What this instance remembers, the newest first; a change that hosts have yet to answer for comes before."""
+        yield from (self._record(opened) for opened in reversed(self._open.values()))
+        yield from reversed(self._done.values())
+
+    @property
+    def open(self) -> int:
+        """Changes whose hosts have not all answered."""
+        return len(self._open)
+
     async def keep(self) -> None:
-        """Write finished changes in the background, many at once; runs until cancelled."""
+        """Tell of finished changes and write them in the background, many at once; runs until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             records, self._backlog = self._backlog, []
+            self._teller.finished([(record.project, _done(record)) for record in records])
             try:
                 await self._store.write([_write(record) for record in records])
             except StoreError as error:
@@ -168,6 +192,20 @@ class Changes:
 
 def _stored(stage: Stage) -> StoredStage:
     return StoredStage(stage.name, stage.host, stage.start, stage.duration, stage.error)
+
+
+def _done(record: Record) -> Done:
+    """The record as integrators hear of it."""
+    return Done(
+        "req-" + text(record.id),
+        record.trace_id,
+        record.resource,
+        record.object,
+        record.count,
+        record.status,
+        record.total,
+        tuple(Took(each.name, each.host, each.start, each.duration, each.error) for each in record.stages),
+    )
 
 
 def _write(record: Record) -> Write:

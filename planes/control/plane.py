@@ -17,14 +17,16 @@ from planes.control.acks import Acks
 from planes.control.changes import Changes, Finished
 from planes.control.check import Check
 from planes.control.echo import Echo
+from planes.control.events import Teller
 from planes.control.feed import Feed
 from planes.control.ground import Ground
 from planes.control.hosts import Hosts
 from planes.control.publisher import Publisher
 from planes.control.release import Releases
 from planes.control.snapshots import Snapshots
+from planes.control.watch import Watch
 from planes.goalstate import codec
-from planes.goalstate.messages import Ack, Beacon, Beat, Ok, Page, Pull, Register, Registered, Sync, Synced
+from planes.goalstate.messages import Ack, Beacon, Beat, Ok, Page, Pull, Register, Registered, Stored, Sync, Synced
 from planes.goalstate.subjects import Subjects, token
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError
@@ -80,9 +82,11 @@ class ControlPlane:
         self.publisher = Publisher(bus, self.subjects, self.instance, now, self.hosts.epoch)
         self.ground = Ground(self.partitions, self.publisher)
         self.hosts.ground = self.ground
-        self.changes = Changes(store, finished)
+        self.teller = Teller(bus, self.subjects, self.instance)
+        self.watch = Watch(bus, self.subjects)
+        self.changes = Changes(store, self.teller, finished)
         self.releases = Releases(store, self.ground, self.slots, now, quotas(Kind.PORT)[1])
-        self.acks = Acks(store, self.ground, self.publisher, self.releases, self.changes, now)
+        self.acks = Acks(store, self.ground, self.publisher, self.releases, self.changes, self.teller, now)
         self.snapshots = Snapshots(store, self.ground, self.hosts)
         self.feed = Feed(store, self.instance, self._stores_now, int(config.echo_after * 1e6))
         self.echo = Echo(
@@ -116,7 +120,7 @@ class ControlPlane:
         subscribe = self.bus.subscribe
         self._subscriptions = [
             await subscribe(self.subjects.acks, self._on_ack, "control"),
-            await subscribe(self.subjects.acks_of(self.instance), self._on_heard),
+            await subscribe(self.subjects.stored(self.instance), self._on_stored),
             await subscribe(self.subjects.pulls, self._on_pull, "control"),
             await subscribe(self.subjects.syncs, self._on_sync, "control"),
             await subscribe(self.subjects.beats, self._on_beat),
@@ -125,6 +129,7 @@ class ControlPlane:
 
     async def stop(self) -> None:
         """Unsubscribe, let what is in hand finish, stop the timers."""
+        self.watch.close()
         for subscription in self._subscriptions:
             try:
                 await subscription.unsubscribe()
@@ -137,6 +142,7 @@ class ControlPlane:
             await asyncio.wait(self._tasks, timeout=5)
         await self.partitions.idle()
         self.publisher.flush()
+        self.teller.flush()
 
     async def ready(self) -> list[str]:
         """Why this instance cannot serve now, in sentences."""
@@ -188,6 +194,7 @@ class ControlPlane:
         if event.name == "connected":
             self._spawn(self._join())
         elif event.name == "reconnected":
+            self.watch.missed()
             self._spawn(self._beacon())
 
     # -- requests from hosts ----------------------------------------------------------------------------------------
@@ -249,18 +256,25 @@ class ControlPlane:
             self.counters["refused"] += 1
             self._answer(message, Ok(self.hosts.heard_from(host)))
             return
-        self._take(message, lambda: self._store_acks(host, ack), Ok(again=1))
+        author = self.subjects.author_of(message.subject)
+        self._take(message, lambda: self._store_acks(host, ack, "" if author == self.instance else author), Ok(again=1))
 
-    async def _store_acks(self, host: str, ack: Ack) -> Ok:
-        await self.acks.store(host, ack.items)
+    async def _store_acks(self, host: str, ack: Ack, author: str) -> Ok:
+        said = await self.acks.store(host, ack.items, author)
+        if said is not None:
+            try:
+                self.bus.publish(self.subjects.stored(author), codec.encode(said, self.instance))
+            except BusError:
+                pass  # its clients look again by themselves
         return Ok(self.hosts.epoch(host))
 
-    def _on_heard(self, message: Incoming) -> None:
-        if not self.acks.awaited:
+    def _on_stored(self, message: Incoming) -> None:
+        try:
+            _, said = codec.decode(message.data, Stored)
+        except codec.Malformed as error:
+            self._count_malformed(message, error)
             return
-        opened = self._open(message, Ack)
-        if opened is not None:
-            self.acks.heard(opened[2].items)
+        self.acks.kept(said)
 
     def _on_pull(self, message: Incoming) -> None:
         if message.subject.endswith(".register"):

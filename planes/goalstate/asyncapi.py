@@ -21,7 +21,7 @@ class Channel(Struct, frozen=True):
 
     name: str
     subject: str
-    way: str  # "control" or "host"
+    way: str  # "control" (hosts hear it), "host" (hosts say it), "event" (for integrators), "inner" (among control)
     body: type
     summary: str
     reply: type | None = None
@@ -49,18 +49,36 @@ def channels(prefix: str) -> list[Channel]:
         Channel("sync", subjects.sync(host), "host", m.Sync, "Says what was received.", reply=m.Synced),
         Channel("beat", subjects.beat(host), "host", m.Beat, "Alive.", reply=m.Ok),
         Channel("ack", subjects.ack(host, "{instance}"), "host", m.Ack, "Says what was applied.", reply=m.Ok),
+        Channel("stored", subjects.stored("{instance}"), "inner", m.Stored, "Another instance has kept these acks."),
+        Channel(
+            "event",
+            subjects.event("{project}", "{resource}", "{verb}"),
+            "event",
+            m.Events,
+            "What happened to objects of a project.",
+        ),
+        Channel(
+            "finished",
+            subjects.event("{project}", "change", "finished"),
+            "event",
+            m.Finished,
+            "Changes that have come to their end on all hosts, with the time that each stage took.",
+        ),
     ]
 
 
 PARAMETERS = {
     "host": "Name of the host, `.` written `_`.",
     "id": "Id in 32 hexadecimal digits.",
+    "project": "Name of the project, `.` written `%2E`; `%` for what belongs to none.",
+    "resource": "`network`, `subnet`, `port`, `security_group`, `security_group_rule` or `host`.",
+    "verb": "`create`, `update`, `delete`; of ports also `status`.",
     "instance": "Name of a control instance; in an ack the author of the goal, or `any`.",
 }
 
 
 def document(prefix: str = "alcor") -> dict[str, Any]:
-    """The whole document. Operations are those of a host, for who writes an agent."""
+    """The whole document. Operations are those of a host and of an integrator."""
     found = channels(prefix)
     bodies = sorted({body for one in found for body in (one.body, one.reply) if body}, key=lambda body: body.__name__)
     _, schemas = msgspec.json.schema_components([m.Envelope, *bodies], ref_template="#/components/schemas/{name}")
@@ -68,8 +86,10 @@ def document(prefix: str = "alcor") -> dict[str, Any]:
     operations: dict[str, Any] = {}
     for one in found:
         shown[one.name] = _channel(one)
+        if one.way == "inner":
+            continue
         operation: dict[str, Any] = {
-            "action": "receive" if one.way == "control" else "send",
+            "action": "send" if one.way == "host" else "receive",
             "channel": {"$ref": f"#/channels/{one.name}"},
             "summary": one.summary,
         }

@@ -13,6 +13,8 @@ from planes.goalstate.messages import (
     Beacon,
     Beat,
     Envelope,
+    Events,
+    Finished,
     Goal,
     MessageKind,
     Ok,
@@ -20,6 +22,7 @@ from planes.goalstate.messages import (
     Pull,
     Register,
     Registered,
+    Stored,
     Sync,
     Synced,
 )
@@ -28,8 +31,10 @@ from planes.goalstate.messages import (
 MAX_MESSAGE = 256 * 1024
 MAX_OBJECTS = 256
 
-Message = Goal | Ack | Register | Registered | Pull | Page | Sync | Synced | Beat | Beacon | Ok
-T = TypeVar("T", Goal, Ack, Register, Registered, Pull, Page, Sync, Synced, Beat, Beacon, Ok)
+Message = (
+    Goal | Ack | Register | Registered | Pull | Page | Sync | Synced | Beat | Beacon | Ok | Events | Finished | Stored
+)
+T = TypeVar("T", bound=Message)
 
 _KINDS: dict[type, int] = {
     Goal: MessageKind.GOAL,
@@ -43,6 +48,9 @@ _KINDS: dict[type, int] = {
     Page: MessageKind.REPLY,
     Synced: MessageKind.REPLY,
     Ok: MessageKind.REPLY,
+    Events: MessageKind.EVENTS,
+    Finished: MessageKind.FINISHED,
+    Stored: MessageKind.STORED,
 }
 _encode = msgspec.msgpack.Encoder().encode
 _envelope = msgspec.msgpack.Decoder(Envelope)

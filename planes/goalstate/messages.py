@@ -8,7 +8,8 @@ An *object* is complete and revisioned; its key is (kind, scope, id). A `Gone` i
 Addresses are bytes (4 for IPv4; 16 reserved for IPv6), MACs 6 bytes, ids 16 bytes, times µs since the epoch.
 
 Version history
-    1   networks, subnets, identities, peers, neighbours, ports, groups, tombstones; register, pull, sync, beat, beacon
+    1   networks, subnets, identities, peers, neighbours, ports, groups, tombstones; register, pull, sync, beat, beacon;
+        events
 """
 
 from enum import IntEnum
@@ -32,6 +33,9 @@ class MessageKind(IntEnum):
     BEAT = 6
     BEACON = 7
     REPLY = 8  # bodies of replies: which Struct follows from the request
+    EVENTS = 9
+    FINISHED = 10
+    STORED = 11
 
 
 class Envelope(Struct, array_like=True, frozen=True, gc=False):
@@ -339,3 +343,66 @@ class Beacon(Struct, array_like=True, frozen=True, gc=False):
     instance: str
     now: int
     interval_ms: int = 10_000
+
+
+class Event(Struct, array_like=True, frozen=True, gc=False):
+    """What happened to one object, in short; the REST API tells the rest. Within an object, `revision` orders."""
+
+    id: str  # as the REST API spells it; a host's name
+    revision: int
+    at: int
+    name: str = ""
+    status: str = ""
+    reason: str = ""  # why a port is not ACTIVE, in words
+    network: str = ""  # id
+    host: str = ""
+    change: str = ""  # request id
+    took: int = 0  # µs since the request came
+
+
+class Events(Struct, array_like=True, frozen=True, gc=False):
+    """Body on event.<project>.<resource>.<verb>, for integrators. Hosts' project is empty."""
+
+    project: str
+    resource: str  # the REST API's singular: network, port, security_group, …
+    verb: str  # create, update, delete, status
+    events: tuple[Event, ...]
+
+
+class Took(Struct, array_like=True, frozen=True, gc=False):
+    """One stage of a change on one host, or on control (empty)."""
+
+    name: str
+    host: str
+    start: int
+    duration: int
+    error: str = ""
+
+
+class Done(Struct, array_like=True, frozen=True, gc=False):
+    """One change that has come to its end on all hosts."""
+
+    change: str  # request id
+    trace: str
+    what: str  # "create port"
+    object: str  # id of the first object
+    count: int
+    status: str
+    took: int
+    stages: tuple[Took, ...]
+
+
+class Finished(Struct, array_like=True, frozen=True, gc=False):
+    """Body on event.<project>.change.finished: how long changes took, and where."""
+
+    project: str
+    changes: tuple[Done, ...]
+
+
+class Stored(Struct, array_like=True, frozen=True, gc=False):
+    """Body on stored.<instance>, among control instances: acks to its goals that another instance has kept."""
+
+    host: str
+    items: tuple[Applied, ...]
+    heard: int
+    stored: int

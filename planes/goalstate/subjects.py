@@ -1,4 +1,5 @@
-"""Every NATS subject of Alcor Mesh, in one place. Host names are written with `.` as `_`; ids as 32 hex digits.
+"""Every NATS subject of Alcor Mesh, in one place. Host names are written with `.` as `_`, projects with `.` as
+`%2E`; ids as 32 hex digits.
 
 `prefix` (default `alcor`) lets several clouds share a broker. Pure.
 """
@@ -25,6 +26,10 @@ def token(host: str) -> str:
     return host.replace(".", "_")
 
 
+#: names no instance: the author of a goal that was pulled
+ANY = "any"
+
+
 class Subjects:
     """The subjects of one cloud."""
 
@@ -43,8 +48,9 @@ class Subjects:
     def ack(self, host: str, instance: str) -> str:
         return f"{self.prefix}.ack.{token(host)}.{instance}"
 
-    def acks_of(self, instance: str) -> str:
-        return f"{self.prefix}.ack.*.{instance}"
+    def stored(self, instance: str) -> str:
+        """Among control instances: acks to this one's goals that another has kept."""
+        return f"{self.prefix}.stored.{instance}"
 
     @property
     def acks(self) -> str:
@@ -78,6 +84,18 @@ class Subjects:
     @property
     def beacons(self) -> str:
         return f"{self.prefix}.beacon.*"
+
+    def event(self, project: str, resource: str, verb: str) -> str:
+        """What happened to objects of a project; of no project (hosts): `%`, which no project's name holds."""
+        return f"{self.prefix}.event.{project.replace('.', '%2E') or '%'}.{resource}.{verb}"
+
+    @property
+    def events(self) -> str:
+        return f"{self.prefix}.event.>"
+
+    def author_of(self, subject: str) -> str:
+        """The control instance that an ack names."""
+        return subject.rpartition(".")[2]
 
     def host_of(self, subject: str) -> str:
         """The host token in a subject that a host publishes on (ack, pull, sync, beat)."""

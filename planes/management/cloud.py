@@ -10,6 +10,7 @@ from observability.stages import now_us
 from planes.bus.protocol import Bus
 from planes.control.changes import Finished
 from planes.control.plane import ControlConfig, ControlPlane
+from planes.management.announced import Announced, AnnouncedPorts
 from planes.management.context import RESOURCES, Context, ManagementConfig
 from planes.management.groups import Groups, Rules
 from planes.management.hosts import Hosts
@@ -27,12 +28,13 @@ class Cloud:
     def __init__(self, plane: ControlPlane, config: ManagementConfig, latency: Callable[[], dict[str, Any]]) -> None:
         context = Context(plane, config)
         self.plane = plane
-        self.networks = Networks(context)
-        self.subnets = Subnets(context)
-        self.groups = Groups(context)
-        self.rules = Rules(context, self.groups)
-        self.ports = Ports(context, self.groups)
-        self.hosts = Hosts(context)
+        groups = Groups(context)
+        self.networks = Announced(plane, "network", Networks(context))
+        self.subnets = Announced(plane, "subnet", Subnets(context))
+        self.groups = Announced(plane, "security_group", groups)
+        self.rules = Announced(plane, "security_group_rule", Rules(context, groups))
+        self.ports = AnnouncedPorts(plane, Ports(context, groups))
+        self.hosts = Announced(plane, "host", Hosts(context))
         self.traces = Traces(context, latency)
         self.health = plane
 
@@ -53,6 +55,8 @@ class Cloud:
             **plane.acks.counters,
             **plane.echo.counters,
             **plane.changes.counters,
+            **plane.teller.counters,
+            **plane.watch.counters,
             **plane.check.counters,
             "conflicts": plane.partitions.conflicts,
         }

@@ -161,7 +161,7 @@ class Groups:
         who.change.mark("write")
         return _view(done.value, view.all(Kind.RULE).values())
 
-    async def delete(self, who: Caller, id: str, if_match: int | None) -> None:
+    async def delete(self, who: Caller, id: str, if_match: int | None) -> Group:
         row, _ = await self.find(who, id)
         check_revision(if_match, row.rev)
         if row.name == DEFAULT and not who.admin:
@@ -169,6 +169,7 @@ class Groups:
         who.change.mark("validate")
         await self._delete(row)
         who.change.mark("write")
+        return row
 
     async def _delete(self, row: Group) -> None:
         c, home = self._c, home_of(row.id)
@@ -283,7 +284,7 @@ class Rules:
     async def update(self, who: Caller, id: str, wanted: object, if_match: int | None) -> RuleView:
         raise Invalid("Security group rules cannot be changed; delete the rule and create another.", "HTTPBadRequest")
 
-    async def delete(self, who: Caller, id: str, if_match: int | None) -> None:
+    async def delete(self, who: Caller, id: str, if_match: int | None) -> Rule:
         row = await self._find(who, id)
         check_revision(if_match, row.rev)
         if not who.sees(row.project):
@@ -291,6 +292,7 @@ class Rules:
         who.change.mark("validate")
         await self._delete(row)
         who.change.mark("write")
+        return row
 
     async def _delete(self, row: Rule) -> None:
         c = self._c

@@ -80,9 +80,10 @@ class Hosts:
             raise not_found("host", id)
         return self._view(row)
 
-    async def delete(self, who: Caller, id: str, if_match: int | None) -> None:
-        await self.get(who, id)
+    async def delete(self, who: Caller, id: str, if_match: int | None) -> HostView:
+        view = await self.get(who, id)
         await self._hosts.forget(id)
+        return view
 
     def _view(self, row: HostRow) -> HostView:
         pulse = self._hosts.pulse(row.name)

@@ -172,7 +172,7 @@ class Networks:
         who.change.mark("write")
         return _view(done.value, _subnets(view))
 
-    async def delete(self, who: Caller, id: str, if_match: int | None) -> None:
+    async def delete(self, who: Caller, id: str, if_match: int | None) -> Network:
         row, _ = await self._find(who, id, fresh=True)
         if not who.sees(row.project):
             raise Forbidden(f"Network {id} belongs to another project.")
@@ -180,6 +180,7 @@ class Networks:
         who.change.mark("validate")
         await self._delete(row)
         who.change.mark("write")
+        return row
 
     async def _delete(self, row: Network) -> None:
         c, ground = self._c, self._c.ground

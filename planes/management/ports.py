@@ -121,9 +121,12 @@ class Ports:
         if not isinstance(error, Unavailable):
             await asyncio.shield(self._creation.withdraw(plans))
 
-    def _follow(self, who: Caller, ports: Sequence[Port]) -> None:
+    def _follow(self, who: Caller, ports: Sequence[Port], published: bool = True) -> None:
+        """The change ends when the hosts of these ports have answered, or now when nothing was said to them."""
         who.change.mark("publish")
-        self._c.plane.changes.follow(who.change, [port.id for port in ports if port.host or port.leaving])
+        who.change.concerns(ports[0].project, text(ports[0].id), len(ports))
+        awaited = [port for port in ports if port.host or port.leaving] if published else ()
+        self._c.plane.changes.follow(who.change, awaited)
 
     # -- read -------------------------------------------------------------------------------------------------------
 
@@ -191,16 +194,17 @@ class Ports:
         if changed:
             self._c.ground.publish_port(port, who.change.traceparent)
             await self._change.after(old, port)
-        self._follow(who, [port] if changed else [])
+        self._follow(who, [port], changed)
         return await self._shown(port)
 
-    async def delete(self, who: Caller, id: str, if_match: int | None) -> None:
+    async def delete(self, who: Caller, id: str, if_match: int | None) -> Port:
         port = await self.find(who, id)
         check_revision(if_match, port.rev)
         who.change.mark("validate")
         gone = await self._delete(port, who.change.id, who.change.traceparent)
         who.change.mark("write")
-        self._follow(who, [gone] if gone else [])
+        self._follow(who, [gone or port], gone is not None)
+        return port
 
     async def _delete(self, port: Port, change: bytes, traceparent: str = "") -> Port | None:
         """Mark the port deleted; None when there was no host to wait for and it is gone already."""

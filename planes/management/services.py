@@ -5,8 +5,10 @@ key.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from planes.control.watch import Watcher
 from planes.management.caller import Caller
 from planes.model.query import Listing, Query
 
@@ -25,7 +27,8 @@ class Resource(Protocol):
     async def update(self, who: Caller, id: str, wanted: Any, if_match: int | None) -> Any:
         """`if_match`: the revision that must still be current, else PreconditionFailed."""
 
-    async def delete(self, who: Caller, id: str, if_match: int | None) -> None: ...
+    async def delete(self, who: Caller, id: str, if_match: int | None) -> Any:
+        """Returns what was stored of it."""
 
 
 class Ports(Resource, Protocol):
@@ -41,6 +44,12 @@ class Traces(Protocol):
 
     async def change(self, who: Caller, id: str) -> Any:
         """ChangeView of a request id (with or without `req-`) or of a port's last change; raises NotFound."""
+
+    def changes(self, who: Caller, wanted: Any) -> list[Any]:
+        """ChangeViews of what this instance remembers, the newest first; `wanted`: traces.Wanted."""
+
+    def watching(self, who: Caller) -> AbstractAsyncContextManager[Watcher]:
+        """A stream of what the caller may see; raises Unavailable."""
 
     def latency(self) -> dict[str, Any]:
         """{"since_start": {stage: {count, p50_us, p90_us, p99_us, max_us}}, "last_minutes": …}; `total`: the whole."""

@@ -166,7 +166,7 @@ class Subnets:
                     "GatewayIpInUse",
                 )
 
-    async def delete(self, who: Caller, id: str, if_match: int | None) -> None:
+    async def delete(self, who: Caller, id: str, if_match: int | None) -> Subnet:
         row, _ = await self._find(who, id)
         if not who.sees(row.project):
             raise Forbidden(f"Subnet {id} belongs to another project.")
@@ -174,6 +174,7 @@ class Subnets:
         who.change.mark("validate")
         await self._delete(row)
         who.change.mark("write")
+        return row
 
     async def _delete(self, row: Subnet) -> None:
         c, number = self._c, number_of(row.id)

@@ -1,19 +1,43 @@
-"""Provisioning traces and latencies, as clients see them. Called by the REST edge through `services.Traces`."""
+"""Provisioning traces, events and latencies, as clients see them. Called by the REST edge through `services.Traces`."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
+
+from msgspec import Struct
 
 from planes.control import reads
 from planes.control.changes import Record
+from planes.control.watch import Told, Watcher
+from planes.goalstate.messages import Done, Finished
 from planes.management.caller import Caller
 from planes.management.context import Context
 from planes.model.errors import NotFound
 from planes.model.ids import is_ours, parse, text
-from planes.model.views import ChangeView, StageView
+from planes.model.views import ChangeView, EventView, StageView, View
+
+
+class Wanted(Struct, frozen=True):
+    """Which of the recent changes. Empty and 0: all."""
+
+    limit: int
+    status: str = ""
+    resource: str = ""  # "port", or with its verb, "create port"
+    object: str = ""
+    least: int = 0  # µs that it took
+
+    def fits(self, record: Record) -> bool:
+        return (
+            record.total >= self.least
+            and self.status in ("", record.status)
+            and self.object in ("", record.object)
+            and self.resource in ("", record.resource, record.resource.partition(" ")[2])
+        )
 
 
 class Traces:
-    """What happened to a change, and how long changes take."""
+    """What happened, and how long it takes."""
 
     def __init__(self, context: Context, latency: Callable[[], dict[str, Any]]) -> None:
         self._c = context
@@ -26,9 +50,19 @@ class Traces:
             if port is not None and who.sees(port.project):
                 id_ = port.change
         record = await self._c.plane.changes.get(id_)
-        if record is None:
+        if record is None or not who.sees(record.project):
             raise NotFound(f"Change {id} could not be found.", "ChangeNotFound")
         return change_view(record)
+
+    def changes(self, who: Caller, wanted: Wanted) -> list[ChangeView]:
+        """What this instance remembers of its own, the newest first."""
+        found = (each for each in self._c.plane.changes.recent() if who.sees(each.project) and wanted.fits(each))
+        return [change_view(record) for record in islice(found, wanted.limit)]
+
+    @asynccontextmanager
+    async def watching(self, who: Caller) -> AsyncIterator[Watcher]:
+        async with self._c.plane.watch.watching("" if who.admin else who.project) as watcher:
+            yield watcher
 
     def latency(self) -> dict[str, Any]:
         return self._latency()
@@ -39,13 +73,56 @@ def change_view(record: Record) -> ChangeView:
     return ChangeView(
         id="req-" + text(record.id),
         trace_id=record.trace_id,
+        project_id=record.project,
         resource=record.resource,
+        object_id=record.object,
+        count=record.count,
         status=record.status,
-        stages=tuple(
-            StageView(
-                name=stage.name, host=stage.host, start_us=stage.start, duration_us=stage.duration, error=stage.error
-            )
-            for stage in record.stages
-        ),
+        stages=_stages(record.stages),
         total_us=record.total,
+    )
+
+
+def told_views(told: Told) -> Sequence[View]:
+    """What was told, in the words of the REST API."""
+    if isinstance(told, Finished):
+        return [_done_view(told.project, done) for done in told.changes]
+    return [
+        EventView(
+            project_id=told.project,
+            resource=told.resource,
+            verb=told.verb,
+            id=event.id,
+            name=event.name,
+            revision_number=event.revision,
+            status=event.status,
+            status_reason=event.reason,
+            network_id=event.network,
+            host=event.host,
+            at_us=event.at,
+            change=event.change,
+            took_us=event.took,
+        )
+        for event in told.events
+    ]
+
+
+def _done_view(project: str, done: Done) -> ChangeView:
+    return ChangeView(
+        id=done.change,
+        trace_id=done.trace,
+        project_id=project,
+        resource=done.what,
+        object_id=done.object,
+        count=done.count,
+        status=done.status,
+        stages=_stages(done.stages),
+        total_us=done.took,
+    )
+
+
+def _stages(stages: Sequence[Any]) -> tuple[StageView, ...]:
+    return tuple(
+        StageView(name=stage.name, host=stage.host, start_us=stage.start, duration_us=stage.duration, error=stage.error)
+        for stage in stages
     )

@@ -183,3 +183,22 @@ class ChangeView(View, kw_only=True, frozen=True):
     status: str
     stages: tuple[StageView, ...]
     total_us: int
+    project_id: str = ""
+    object_id: str = ""  # of the first object
+    count: int = 1
+
+
+class EventView(View, kw_only=True, frozen=True):
+    project_id: str
+    resource: str
+    verb: str
+    id: str
+    name: str
+    revision_number: int
+    status: str
+    status_reason: str
+    network_id: str
+    host: str
+    at_us: int
+    change: str
+    took_us: int

@@ -52,13 +52,13 @@ def test_every_message_and_subject_is_there() -> None:
     published = [
         name
         for name, member in inspect.getmembers(subjects, inspect.ismethod)
-        if name not in ("__init__", "host_of", "acks_of")
+        if name not in ("__init__", "host_of", "author_of")
     ]
-    assert set(published) == {"host", "network", "group", "ack", "pull", "sync", "beat", "beacon"}
+    assert set(published) == {"host", "network", "group", "ack", "pull", "sync", "beat", "beacon", "stored", "event"}
     addresses = {channel.subject for channel in channels("cloud9")}
     assert subjects.ack("{host}", "{instance}") in addresses
     assert all(address.startswith("cloud9.") for address in addresses)
-    assert len(addresses) == 12
+    assert len(addresses) == 15
 
 
 def test_positions_have_the_names_of_the_fields() -> None:

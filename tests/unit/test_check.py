@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from planes.bus.memory.bus import MemoryBroker, MemoryBus
+from planes.control import reads
 from planes.control.findings import WALKED
 from planes.control.plane import ControlConfig
 from planes.control.release import index_rows
 from planes.management.cloud import Cloud, build
 from planes.management.context import ManagementConfig
 from planes.model.errors import Conflict
+from planes.model.ids import parse
 from planes.model.requests import FixedIp, PortCreate, SubnetCreate
 from planes.store.protocol import Batch, Write
 from planes.store.schema import NETWORKS, PORTS
@@ -100,7 +102,8 @@ async def test_a_store_in_use_has_nothing_wrong_and_an_index_row_that_is_lost_co
     report = await check.run(fix=False)
     assert report.found == []
     assert report.looked["ports"] == 1
-    port = await cloud.ports.find(caller(), views[1].id)
+    id_ = parse(views[1].id)
+    port = (await reads.ports(store, [id_]))[id_]
     gone = [Write(table, where, key, None, cloud.plane.now()) for table, where, key in index_rows(port)]
     await store.write(gone)
     report = await check.run(fix=False)
