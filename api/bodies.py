@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType, defstruct
 
 from api.collections import Collection
-from api.headers import check_project
+from planes.goalstate.subjects import check_project
 from planes.management.listing import attributes
 from planes.model.errors import Invalid, TooLarge
 

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable
 
+from planes.goalstate.subjects import check_project
 from planes.model.errors import Invalid
 
 DEFAULT_PROJECT = "demo"
-_PROJECT = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _IF_MATCH = re.compile(r'"?revision_number=(\d{1,16})"?')
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?=$|[,;\s])")
 _WANTED = {
@@ -21,13 +21,6 @@ _WANTED = {
 def read(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """The headers that matter here, by short name; of a repeated one the last counts."""
     return {_WANTED[name]: value.decode("latin-1") for name, value in raw if name in _WANTED}
-
-
-def check_project(value: str, field: str) -> str:
-    """A project's name or id; it becomes part of keys, so its characters are few. Raises Invalid that names `field`."""
-    if not _PROJECT.fullmatch(value):
-        raise Invalid(f"Invalid input for {field}. Reason: '{value:.80}' is not a valid project.", "HTTPBadRequest")
-    return value
 
 
 def project(headers: dict[str, str]) -> str:

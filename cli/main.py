@@ -254,6 +254,42 @@ def store_check(fix: bool, json_: bool, **flags: Any) -> None:
     sys.exit(1 if report["left"] else 0)
 
 
+@cli.group()
+@example("alcor bus init /etc/alcor/bus")
+def bus() -> None:
+    """Who may connect to the message bus, and what each may say and hear."""
+
+
+@bus.command("init")
+@click.argument("directory")
+@as_json
+@example("alcor bus init /etc/alcor/bus")
+def bus_init(directory: str, json_: bool) -> None:
+    """Make keys, and the file that each NATS server includes: `include auth.conf`."""
+    from cli.bus import init
+
+    servers = str(init(_settings(), directory))
+    _answer({"servers": servers}, json_, f"servers include {servers}; keep {directory} secret")
+
+
+@bus.command("issue")
+@click.argument("role", type=click.Choice(["host", "control", "integrator"]))
+@click.argument("name")
+@click.option("--keys", metavar="DIR", required=True, help="What `alcor bus init` made.")
+@click.option("--days", type=click.IntRange(min=1), default=None, help="How long they are good [default: without end].")
+@click.option("--out", metavar="FILE", help="Write a file that only its owner can read, instead of stdout.")
+@example("alcor bus issue host rack1-n7 --keys /etc/alcor/bus --days 90 --out rack1-n7.creds")
+def bus_issue(role: str, name: str, keys: str, days: int | None, out: str | None) -> None:
+    """Credentials for ALCOR_NATS_CREDS. NAME is the host's, the project's, or any for control."""
+    from cli.bus import issue, save
+
+    text = issue(keys, role, name, days or 0)
+    if out:
+        save(out, text)
+    else:
+        click.echo(text, nl=False)
+
+
 @cli.command()
 @as_json
 @example("ALCOR_CONFIG=/etc/alcor.toml alcor config --json")

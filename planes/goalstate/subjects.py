@@ -8,6 +8,7 @@ import re
 
 from planes.model.errors import Invalid
 
+_PROJECT = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")
 
 
@@ -24,6 +25,18 @@ def check_host(name: str, field: str = "host") -> str:
 def token(host: str) -> str:
     """A host name as one subject token."""
     return host.replace(".", "_")
+
+
+def check_project(name: str, field: str) -> str:
+    """A project's name or id; it becomes part of subjects and keys, so its characters are few. Raises Invalid."""
+    if not _PROJECT.fullmatch(name):
+        raise Invalid(f"Invalid input for {field}. Reason: '{name:.80}' is not a valid project.", "HTTPBadRequest")
+    return name
+
+
+def project_token(project: str) -> str:
+    """A project as one subject token; different for each."""
+    return project.replace(".", "%2E") or "%"
 
 
 #: names no instance: the author of a goal that was pulled
@@ -87,7 +100,7 @@ class Subjects:
 
     def event(self, project: str, resource: str, verb: str) -> str:
         """What happened to objects of a project; of no project (hosts): `%`, which no project's name holds."""
-        return f"{self.prefix}.event.{project.replace('.', '%2E') or '%'}.{resource}.{verb}"
+        return f"{self.prefix}.event.{project_token(project)}.{resource}.{verb}"
 
     @property
     def events(self) -> str:

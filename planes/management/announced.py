@@ -5,7 +5,7 @@ told, and only after it is stored.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from planes.control.plane import ControlPlane
 from planes.goalstate.messages import Event
@@ -14,9 +14,12 @@ from planes.management.ports import Ports
 from planes.management.services import Resource
 from planes.model.ids import text
 from planes.model.query import Listing, Query
+from planes.model.views import PortView, View
+
+V = TypeVar("V", bound=View)
 
 
-class Announced:
+class Announced(Generic[V]):
     """A collection whose changes are told. `resource` is the REST API's singular."""
 
     def __init__(self, plane: ControlPlane, resource: str, inner: Resource) -> None:
@@ -24,19 +27,20 @@ class Announced:
         self._resource = resource
         self._inner = inner
 
-    async def create(self, who: Caller, wanted: Sequence[Any]) -> list[Any]:
-        views = await self._inner.create(who, wanted)
+    async def create(self, who: Caller, wanted: Sequence[Any]) -> list[V]:
+        views: list[V] = await self._inner.create(who, wanted)
         self._told(who, "create", views)
         return views
 
-    async def get(self, who: Caller, id: str) -> Any:
-        return await self._inner.get(who, id)
+    async def get(self, who: Caller, id: str) -> V:
+        view: V = await self._inner.get(who, id)
+        return view
 
     async def list(self, who: Caller, query: Query) -> Listing:
         return await self._inner.list(who, query)
 
-    async def update(self, who: Caller, id: str, wanted: Any, if_match: int | None) -> Any:
-        view = await self._inner.update(who, id, wanted, if_match)
+    async def update(self, who: Caller, id: str, wanted: Any, if_match: int | None) -> V:
+        view: V = await self._inner.update(who, id, wanted, if_match)
         self._told(who, "update", [view])
         return view
 
@@ -60,13 +64,13 @@ class Announced:
         self._tell(who, getattr(row, "project", ""), "delete", [event])
         return row
 
-    def _told(self, who: Caller, verb: str, views: Sequence[Any]) -> None:
+    def _told(self, who: Caller, verb: str, views: Sequence[View]) -> None:
         now, change = self._plane.now(), who.change
         id_, took = "req-" + text(change.id), now - change.begun
         by_project: dict[str, list[Event]] = {}
         for view in views:
             event = Event(
-                getattr(view, "id", "") or view.name,
+                getattr(view, "id", "") or getattr(view, "name", ""),
                 getattr(view, "revision_number", now),
                 now,
                 getattr(view, "name", ""),
@@ -89,7 +93,7 @@ class Announced:
         self._plane.teller.tell(project, self._resource, verb, events)
 
 
-class AnnouncedPorts(Announced):
+class AnnouncedPorts(Announced[PortView]):
     """Ports can also be waited for."""
 
     def __init__(self, plane: ControlPlane, inner: Ports) -> None:

@@ -19,6 +19,7 @@ from planes.management.ports import Ports
 from planes.management.subnets import Subnets
 from planes.management.traces import Traces
 from planes.model.enums import Kind
+from planes.model.views import GroupView, HostView, NetworkView, RuleView, SubnetView
 from planes.store.protocol import Store
 
 
@@ -29,12 +30,12 @@ class Cloud:
         context = Context(plane, config)
         self.plane = plane
         groups = Groups(context)
-        self.networks = Announced(plane, "network", Networks(context))
-        self.subnets = Announced(plane, "subnet", Subnets(context))
-        self.groups = Announced(plane, "security_group", groups)
-        self.rules = Announced(plane, "security_group_rule", Rules(context, groups))
+        self.networks: Announced[NetworkView] = Announced(plane, "network", Networks(context))
+        self.subnets: Announced[SubnetView] = Announced(plane, "subnet", Subnets(context))
+        self.groups: Announced[GroupView] = Announced(plane, "security_group", groups)
+        self.rules: Announced[RuleView] = Announced(plane, "security_group_rule", Rules(context, groups))
         self.ports = AnnouncedPorts(plane, Ports(context, groups))
-        self.hosts = Announced(plane, "host", Hosts(context))
+        self.hosts: Announced[HostView] = Announced(plane, "host", Hosts(context))
         self.traces = Traces(context, latency)
         self.health = plane
 

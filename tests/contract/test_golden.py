@@ -19,7 +19,11 @@ from planes.goalstate.messages import (
     Applied,
     Beacon,
     Beat,
+    Done,
     Envelope,
+    Event,
+    Events,
+    Finished,
     Goal,
     Gone,
     Group,
@@ -38,9 +42,11 @@ from planes.goalstate.messages import (
     Registered,
     Rule,
     Span,
+    Stored,
     Subnet,
     Sync,
     Synced,
+    Took,
     What,
 )
 
@@ -74,6 +80,13 @@ MESSAGES: dict[str, Message] = {
     "beat": Beat(True, 1_800_000_000_000_000, 1, {"received": 3}, ("a reason",)),
     "beacon": Beacon("c1", 1_800_000_000_000_000, 10_000),
     "ok": Ok(3, 0),
+    "events": Events(
+        "demo", "port", "status", (Event("id", 12, 13, "eth0", "ERROR", "no room", "net", "h1", "req-1", 900),)
+    ),
+    "finished": Finished(
+        "demo", (Done("req-1", "trace", "create port", "id", 2, "ACTIVE", 900, (Took("program", "h1", 1, 2, ""),)),)
+    ),
+    "stored": Stored("h1", (Applied(6, b"", P, 12),), 5, 6),
 }
 
 OBJECT_BYTES = {
@@ -126,6 +139,15 @@ MESSAGE_BYTES = {
     "beat": "960106a268310300c42195c3cf00066517289880000181a872656365697665640391a86120726561736f6e",
     "beacon": "960107a268310300c41093a26331cf0006651728988000cd2710",
     "ok": "960108a268310300c403920300",
+    "events": (
+        "960109a268310300c43c94a464656d6fa4706f7274a6737461747573919aa269640c0da465746830a54552524f52a76e"
+        "6f20726f6f6da36e6574a26831a57265712d31cd0384"
+    ),
+    "finished": (
+        "96010aa268310300c43e92a464656d6f9198a57265712d31a57472616365ab63726561746520706f7274a2696402a641"
+        "4354495645cd03849195a770726f6772616da268310102a0"
+    ),
+    "stored": ("96010ba268310300c42594a26831919a06c400c410696969696969696969696969696969690ca0c400000000000506"),
 }
 
 _decode: Any = codec.decode  # the kind of message is known at run time only

@@ -67,16 +67,14 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_streams(directory: Path) -> None:
-    """A port's life on the stream of its project and of an operator, on the bus, and not on another project's stream."""
+    """A port's life on its project's stream, an operator's and the bus, and not on another project's stream."""
     async with Parts(directory / "data", hosts=1) as cloud:
         await cloud.up()
         mine, operator, other = (Follower(cloud.http, name) for name in ("demo", "", "other"))
         for each in (mine, operator, other):
             await asyncio.wait_for(each.begun.wait(), 10)
         log = directory / "example.log"
-        with log.open("w") as out:
-            command = [sys.executable, str(EXAMPLE), cloud.nats, "demo"]
-            example = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        example = _example(cloud.nats, log)
         try:
             await _life(cloud, mine, operator, other, log)
             await _bus_away(cloud, operator)
@@ -88,6 +86,12 @@ async def test_streams(directory: Path) -> None:
         finally:
             example.kill()
             example.wait()
+
+
+def _example(nats: str, log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(EXAMPLE), nats, "demo"]
+    with log.open("w") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 async def _life(cloud: Parts, mine: Follower, operator: Follower, other: Follower, log: Path) -> None:
@@ -142,7 +146,7 @@ async def _bus_away(cloud: Parts, operator: Follower) -> None:
 
 async def test_a_thousand_streams_are_refused_beyond_the_bound(directory: Path) -> None:
     """Who opens more than the bound gets a clear 503; those that end make room again."""
-    async with Parts(directory / "many", hosts=0) as cloud:
+    async with Parts(directory / "many", hosts=1) as cloud:
         cloud.start("nats", "api")
         await cloud.well()
         limits = httpx.Limits(max_connections=400)

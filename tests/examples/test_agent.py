@@ -16,9 +16,10 @@ pytestmark = [pytest.mark.server, pytest.mark.kernel]
 EXAMPLE = ROOT / "examples/agent.py"
 
 
-def test_example_is_short_and_needs_little() -> None:
-    text = EXAMPLE.read_text()
-    assert len(text.splitlines()) <= 120
+@pytest.mark.parametrize(("name", "lines"), [("agent.py", 120), ("events.py", 36)])
+def test_example_is_short_and_needs_little(name: str, lines: int) -> None:
+    text = EXAMPLE.with_name(name).read_text()
+    assert len(text.splitlines()) <= lines
     roots = {line.split()[1].split(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))}
     assert roots - set(sys.stdlib_module_names) == {"nats", "planes"}
     assert set(_planes(text)) == {"planes.goalstate"}

@@ -46,6 +46,8 @@ DRAWN, BENT = (8000, 40_000) if LONG else (800, 4000)
 DOCUMENT = json.loads(openapi.document())
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)]
+#: an answer without an end has tests of its own
+OPERATIONS = [operation for operation in OPERATIONS if operation.path != "/v2.0/alcor/events"]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 #: so that a long run does not fill the cloud up; what is over is one more reason to refuse
 QUOTAS = {"network": 40, "subnet": 60, "port": 200, "security_group": 40, "security_group_rule": 200}

@@ -164,7 +164,7 @@ async def test_no_port_is_created_in_a_subnet_that_is_being_deleted(cloud: Cloud
     network, subnet = net
     wanted = [PortCreate(network_id=network.id, fixed_ips=(FixedIp(subnet_id=subnet.id),))]
     work = [cloud.ports.create(caller(), wanted) for _ in range(20)]
-    work.insert(10, cloud.subnets.delete(caller(), subnet.id, None))  # type: ignore[arg-type]
+    work.insert(10, cloud.subnets.delete(caller(), subnet.id, None))
     done = await asyncio.gather(*work, return_exceptions=True)
     ports = [item for item in done if isinstance(item, list)]
     left = (await cloud.networks.get(caller(), network.id)).subnets
