@@ -8,6 +8,7 @@ from msgspec import json
 
 from api import discovery, openapi, queries
 from api.answers import TEXT, Answer, encode, problem
+from api.assets import Assets
 from api.collections import COLLECTIONS
 from api.edge import AnyRequest, Call, Edge, framework_problem
 from api.handlers import routes
@@ -35,7 +36,7 @@ def create_app(
     edge = Edge(cloud, settings, observer, meter or Meter(observer.latency))
     handlers = [handler for collection in COLLECTIONS for handler in routes(edge, collection)]
     return Litestar(
-        route_handlers=[*handlers, *_discovery(edge), *_alcor(edge), *_process(edge)],
+        route_handlers=[*handlers, *_discovery(edge), *_alcor(edge), *_process(edge), *_console(edge)],
         exception_handlers=_errors(edge),
         request_max_body_size=settings.body_max,
         openapi_config=None,
@@ -141,6 +142,23 @@ def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
         return await edge.call(request, "/v2.0/alcor/latency", "show latency", latency)
 
     return [one_change, recent_changes, event_stream, latencies]
+
+
+def _console(edge: Edge) -> list[HTTPRouteHandler]:
+    assets = Assets()
+
+    async def file(call: Call) -> Answer:
+        path = str(call.request.path_params.get("path", "")).strip("/")
+        known = call.request.headers.get("if-none-match", "").encode("latin-1")
+        if (found := assets.answer(path, known, call.id)) is None:
+            raise NotFound(f"The console has no file {path:.80}.", "HTTPNotFound")
+        return found
+
+    @get(["/console", "/console/{path:path}"])
+    async def console(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/console", "show console", file)
+
+    return [console]
 
 
 def _process(edge: Edge) -> list[HTTPRouteHandler]:
