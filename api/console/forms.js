@@ -64,9 +64,11 @@ const FORMS = {
   },
 };
 
+// `close` hears where the new object's page is, or nothing.
 export function Form({ kind, given = {}, close }) {
   const form = FORMS[kind];
   const dialog = useRef(null);
+  const made = useRef(null);
   const [error, setError] = useState(null);
   const [busy, setBusy] = useState(false);
   const [options, setOptions] = useState({});
@@ -80,14 +82,13 @@ export function Form({ kind, given = {}, close }) {
     setBusy(true);
     setError(null);
     try {
-      const place = await form.send(values, given);
+      made.current = await form.send(values, given);
       dialog.current.close();
-      if (place) location.hash = `#/${place}`;
     } catch (refused) { setError(refused); setBusy(false); }
   };
   // The field that the API's sentence names, else none: then it stands above the buttons.
   const at = error && form.fields.find((field) => new RegExp(`\\b${field.name.replace("binding:", "")}\\b`).test(error.message));
-  return html`<dialog ref=${dialog} aria-labelledby="form-title" onClose=${close}><h2 id="form-title">${form.title}</h2>
+  return html`<dialog ref=${dialog} aria-labelledby="form-title" onClose=${() => close(made.current)}><h2 id="form-title">${form.title}</h2>
     <form onSubmit=${send}>${form.fields.map((field) => html`<${Field} key=${field.name} field=${field} options=${options[field.name]} wrong=${at === field ? error.message : ""} />`)}
       ${error && !at ? html`<div class="problem" role="alert">${error.message}</div>` : ""}
       <div class="actions"><button type="button" onClick=${() => dialog.current.close()}>Cancel</button><button class="primary" disabled=${busy}>${busy ? "Creating…" : "Create"}</button></div>
@@ -96,8 +97,9 @@ export function Form({ kind, given = {}, close }) {
 
 function Field({ field, options, wrong }) {
   const about = `about-${field.name}`;
-  const common = { name: field.name, "aria-invalid": Boolean(wrong), "aria-describedby": about };
-  return html`<label class="field"><span>${field.label}</span>
+  const id = `field-${field.name}`;
+  const common = { id, name: field.name, "aria-invalid": Boolean(wrong), "aria-describedby": about };
+  return html`<div class="field"><label for=${id}>${field.label}</label>
     ${field.options ? html`<select ...${common}>${(options || []).map(([value, name]) => html`<option value=${value}>${name}</option>`)}</select>` : html`<input ...${common} defaultValue=${field.value} inputmode=${field.number ? "numeric" : undefined} autocomplete="off" />`}
-    <small id=${about} class=${wrong ? "wrong" : ""} role=${wrong ? "alert" : undefined}>${wrong || field.note || ""}</small></label>`;
+    <small id=${about} class=${wrong ? "wrong" : ""} role=${wrong ? "alert" : undefined}>${wrong || field.note || ""}</small></div>`;
 }

@@ -109,7 +109,7 @@ export function List({ kind, query }) {
       <thead><tr>${what.columns.map(([name, , by]) => html`<th aria-sort=${by && by === sort ? (down ? "descending" : "ascending") : undefined}>${by ? html`<button onClick=${() => order(by)}>${name}${by === sort ? (down ? " ↓" : " ↑") : ""}</button>` : name}</th>`)}</tr></thead>
       <tbody>${visible.map((object) => html`<tr key=${keyOf(object)} class=${fresh.has(keyOf(object)) ? "fresh" : ""} data-id=${keyOf(object)}>${what.columns.map(([, cell]) => html`<td>${cell(object)}</td>`)}</tr>`)}</tbody></table></div>`}
     ${more && html`<div class="more"><button disabled=${state.busy} onClick=${() => load(keyOf(objects[objects.length - 1]))}>${state.busy ? "Loading…" : `Load more (${objects.length} so far)`}</button></div>`}
-    ${form && html`<${Form} kind=${what.form} close=${() => { setForm(false); go({}); }} />`}
+    ${form && html`<${Form} kind=${what.form} close=${(made) => { setForm(false); if (made) location.hash = `#/${made}`; else go({}); }} />`}
   </div>`;
 }
 
