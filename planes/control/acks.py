@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from observability.lags import Lags
 from planes.control import reads
 from planes.control.changes import Changes
 from planes.control.ground import Ground
@@ -52,7 +53,8 @@ class Acks:
         self._changes = changes
         self._now = now
         self._waiters: dict[bytes, set[asyncio.Event]] = {}
-        self.counters = {"acks": 0, "acks_refused": 0}
+        self.lags = Lags()
+        self.counters = {"acks": 0}
 
     async def store(self, host: str, items: Iterable[Applied]) -> None:
         """Keep what a host answered, then do what waited for it. Raises StoreError: the host will ask again."""
@@ -65,6 +67,8 @@ class Acks:
         stored = self._now()
         for item in taken:
             self.counters["acks"] += 1
+            if item.sent:
+                self.lags.record(host, heard - item.sent)
             self._publisher.acked(host, (item.kind, item.scope, item.id), item.rev)
             self._changes.answered(host, item, heard, stored)
             if not item.error:
@@ -75,6 +79,11 @@ class Acks:
     def awaited(self) -> bool:
         """Whether anybody here waits for a host."""
         return bool(self._waiters)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait here."""
+        return sum(map(len, self._waiters.values()))
 
     def heard(self, items: Iterable[Applied]) -> None:
         """Another instance keeps these acks; those who wait here look again."""

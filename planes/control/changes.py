@@ -77,6 +77,11 @@ class Changes:
         self._wake = asyncio.Event()
         self.counters = {"changes_dropped": 0}
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Changes whose hosts have not all answered, and finished ones to be written."""
+        return len(self._open), len(self._backlog)
+
     def follow(self, change: Change, objects: Iterable[bytes]) -> None:
         """The change was published; it is finished when hosts have answered for all these ports (none: now)."""
         waiting = set(objects)

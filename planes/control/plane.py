@@ -138,6 +138,11 @@ class ControlPlane:
         await self.partitions.idle()
         self.publisher.flush()
 
+    @property
+    def in_hand(self) -> int:
+        """Requests from hosts that are being worked on."""
+        return len(self._tasks)
+
     async def ready(self) -> list[str]:
         """Why this instance cannot serve now, in sentences."""
         reasons = []
