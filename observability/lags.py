@@ -6,6 +6,7 @@ Called for every ack, so it does no more than compare. Hosts are many; only the 
 import time
 from collections.abc import Callable
 from heapq import nlargest
+from operator import itemgetter
 
 from observability.latency import Counts
 
@@ -27,6 +28,7 @@ class Lags:
 
     def record(self, host: str, us: int) -> None:
         """One ack."""
+        us = max(us, 0)
         self.all.record(us)
         self._turn()
         if us > self._worst.get(host, -1):
@@ -40,7 +42,11 @@ class Lags:
     def slowest(self) -> dict[str, int]:
         """The slowest hosts with the worst of each, slowest first."""
         self._turn()
-        worst = dict(self._before)
-        for host, us in self._worst.items():
+        worst = dict(_largest(self._before))
+        for host, us in _largest(self._worst):
             worst[host] = max(us, worst.get(host, 0))
-        return {host: max(us, 0) for us, host in nlargest(SLOWEST, ((us, host) for host, us in worst.items()))}
+        return dict(_largest(worst))
+
+
+def _largest(worst: dict[str, int]) -> list[tuple[str, int]]:
+    return nlargest(SLOWEST, worst.items(), key=itemgetter(1))

@@ -7,6 +7,7 @@ Headers and certificates come from OpenTelemetry's own variables (OTEL_EXPORTER_
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ class Push:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                await asyncio.sleep(self._every)
+                await asyncio.sleep(self._every * random.uniform(0.9, 1.1))  # hosts must not act in step
                 data = self._data(self._registry.collect())
                 result = await loop.run_in_executor(self._thread, self._exporter.export, data)
                 self._count(result is sdk.MetricExportResult.SUCCESS)
