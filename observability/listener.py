@@ -27,7 +27,7 @@ async def listening(registry: Registry, host: str, port: int) -> AsyncIterator[N
     try:
         server = await asyncio.start_server(_Listener(registry).serve, host, port, limit=LIMIT)
     except OSError as error:
-        log.error("no metrics on %s port %d: %s", host, port, error.strerror or error)
+        log.error("no metrics on %s port %d: %s", host, port, error)
         yield
         return
     log.info("metrics on http://%s:%d/metrics", host, port)
