@@ -1,7 +1,7 @@
 """Metrics as text: Prometheus' classic format, or OpenMetrics, which also carries exemplars. Pure.
 
-Called for `/metrics`. Written by hand because prometheus_client takes five times as long for the same lines, and a scrape
-must not hold up requests.
+Called for `/metrics`. Written by hand because prometheus_client takes five times as long for the same lines, and a
+scrape must not hold up requests.
 """
 
 from collections.abc import Iterable, Iterator

@@ -9,8 +9,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 class MetricsCollector:
     """Keeps the last export of each service. `status`: what it answers; 0: nothing, ever."""
 
-    def __init__(self, status: int = 200) -> None:
+    def __init__(self, status: int = 200, host: str = "127.0.0.1") -> None:
         self.status = status
+        self._host = host
         self.url = ""
         self.asked = 0
         #: by service name, then by metric's name
@@ -20,8 +21,8 @@ class MetricsCollector:
         self._server: asyncio.Server
 
     async def __aenter__(self) -> "MetricsCollector":
-        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._take, self._host, 0)
+        self.url = f"http://{self._host}:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
