@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from observability import families
 from observability.metrics import Metric
 from planes.control.plane import ControlPlane
-from planes.goalstate.messages import Beat
 from planes.store.timed import TimedStore
 
 
@@ -33,24 +32,19 @@ def readings(plane: ControlPlane, store: TimedStore, counters: Mapping[str, int]
 
 def _hosts(plane: ControlPlane) -> Iterator[Metric]:
     hosts = Counter(alive=0, silent=0, planned=0, fenced=0)
-    ports = Counter(active=0, build=0, error=0, silent=0)
-    in_sync = 0
+    ports = build = error = silent = in_sync = 0
     for state, beat in plane.hosts.census():
         hosts[state] += 1
         if beat is None:
             continue
         if state != "alive":
-            ports["silent"] += beat.ports
+            silent += beat.ports
             continue
         in_sync += beat.in_sync
-        _count(beat, ports)
+        ports += beat.ports
+        build += beat.counters.get("ports_build", 0)
+        error += beat.counters.get("ports_error", 0)
     yield families.HOSTS.each(hosts)
     yield families.HOSTS_IN_SYNC.one(in_sync)
-    yield families.PORTS.each(ports)
-
-
-def _count(beat: Beat, ports: Counter[str]) -> None:
-    build, error = beat.counters.get("ports_build", 0), beat.counters.get("ports_error", 0)
-    ports["build"] += build
-    ports["error"] += error
-    ports["active"] += max(0, beat.ports - build - error)
+    active = max(0, ports - build - error)
+    yield families.PORTS.each({"active": active, "build": build, "error": error, "silent": silent})
