@@ -178,10 +178,9 @@ class Histogram:
         return merged
 
     def columns(self) -> dict[int, list[int]]:
-        """Counts on the heat map's scale by number of the column, where there are any; the present one too."""
+        """Counts on the heat map's scale by number of the column, of the last ones that had any and the present one."""
         self._catch_up()
-        found = {**dict(self._columns), self._column: self._present()}
-        return {number: counts for number, counts in found.items() if self._column - COLUMNS < number and any(counts)}
+        return {**dict(self._columns), self._column: self._present()}
 
 
 class StageLike(Protocol):

@@ -78,7 +78,7 @@ def test_ports_that_the_kernel_refuses_are_told_here_and_in_the_beat() -> None:
         world.network()
         driver = world.drivers["h1"]
         driver.stall()
-        world.port(2, "h1")
+        port = world.port(2, "h1")
         world.port(3, "h1")
         await asyncio.sleep(5)
         assert _ports(world) == ({"active": 0, "build": 2, "error": 0}, (2, 2, 0))
@@ -88,10 +88,16 @@ def test_ports_that_the_kernel_refuses_are_told_here_and_in_the_beat() -> None:
         assert _ports(world) == ({"active": 0, "build": 0, "error": 2}, (2, 0, 2))
         found = told(world.agents["h1"])
         assert found["alcor_agent_programmed_total"]["port", "failed"] >= 2
+        assert found["alcor_agent_programmed_total"]["port", "ok"] == 0
         assert found["alcor_agent_queue_depth"]["failed",] == 2
         driver.fail("port", "", times=0)
         await asyncio.sleep(120)
         assert _ports(world) == ({"active": 2, "build": 0, "error": 0}, (2, 0, 0))
+        driver.stall()
+        world.delete(port)
+        await asyncio.sleep(5)
+        assert _ports(world) == ({"active": 1, "build": 0, "error": 0}, (1, 0, 0))
+        driver.resume()
         await world.stop()
 
     run(main())

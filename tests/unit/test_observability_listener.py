@@ -62,7 +62,7 @@ async def test_anything_else_is_refused() -> None:
         refused = await get(port, method="DELETE")
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
         assert b"404" in await raw(port, b"\r\n\r\n")
-        assert await raw(port, b"GET /metrics HTTP/1.1\r\nx: " + b"y" * 2 * LIMIT) == b""
+        assert await raw(port, b"GET /metrics HTTP/1.1\r\nx: " + b"y" * 2 * LIMIT + b"\r\n\r\n") == b""
         assert (await get(port)).status_code == 200
 
 
