@@ -22,20 +22,17 @@ from observability.latency import EXPORTED, Counts, Exemplar
 from observability.metrics import Family, Labels, Metric, Registry, Value
 
 log = logging.getLogger(__name__)
-#: the library says at each failure what we say once
-logging.getLogger(OTLPMetricExporter.__module__).setLevel(logging.CRITICAL)
 
 #: seconds between exports, and for one of them with all its tries
 EVERY, TIMEOUT = 15.0, 5.0
 _BOUNDS = [bound / 1e6 for bound in EXPORTED.bounds]
 _UNITS = {"seconds": "s", "bytes": "By", "": "1"}
 _SCOPE = InstrumentationScope("alcor")
-_AWAY = (logging.WARNING, "the collector does not take metrics; trying on")
 _CUMULATIVE = sdk.AggregationTemporality.CUMULATIVE
 
 
 class Push:
-    """`endpoint` is the collector's base address, or the whole one of its metrics; `who` becomes the resource.
+    """`endpoint` is the whole address; `who` becomes the resource.
 
     `exports` counts what was taken ("ok") and what was not ("failed").
     """
@@ -48,8 +45,7 @@ class Push:
         exports: dict[str, int],
         every: float = EVERY,
     ) -> None:
-        whole = endpoint if endpoint.endswith("/v1/metrics") else endpoint.rstrip("/") + "/v1/metrics"
-        self._exporter = OTLPMetricExporter(endpoint=whole, timeout=TIMEOUT)
+        self._exporter = OTLPMetricExporter(endpoint=endpoint, timeout=TIMEOUT)
         self._resource = Resource.create(dict(who))
         self._registry = registry
         self._every = every
@@ -57,24 +53,39 @@ class Push:
         self._thread = ThreadPoolExecutor(1, "export metrics")
         self._exports = exports
         self._fine = True
+        self._reason = ""
 
     async def keep(self) -> None:
         """Send at each turn, until cancelled."""
         loop = asyncio.get_running_loop()
+        library = logging.getLogger(OTLPMetricExporter.__module__)
+        library.addFilter(self._hear)
         try:
             while True:
                 await asyncio.sleep(self._every * random.uniform(0.9, 1.1))  # hosts must not act in step
-                data = self._data(self._registry.collect())
-                result = await loop.run_in_executor(self._thread, self._exporter.export, data)
+                try:
+                    data = self._data(self._registry.collect())
+                    result = await loop.run_in_executor(self._thread, self._exporter.export, data)
+                except Exception as error:  # of ours: metrics must not end for one wrong figure
+                    log.debug("metrics cannot be made", exc_info=True)
+                    result, self._reason = sdk.MetricExportResult.FAILURE, repr(error)
                 self._count(result is sdk.MetricExportResult.SUCCESS)
         finally:
+            library.removeFilter(self._hear)
             self._exporter.shutdown()  # ends the tries of one that is under way
             self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _hear(self, record: logging.LogRecord) -> bool:
+        """What the library says of each failure, and of each try."""
+        self._reason = record.getMessage()
+        return False
+
     def _count(self, taken: bool) -> None:
         self._exports["ok" if taken else "failed"] += 1
-        if taken != self._fine:  # said once, not for each export
-            log.log(*(logging.INFO, "the collector takes metrics again") if taken else _AWAY)
+        if taken and not self._fine:
+            log.info("the collector takes metrics again")
+        elif self._fine and not taken:  # said once, not for each export
+            log.warning("metrics cannot be sent: %s", self._reason)
         self._fine = taken
 
     def _data(self, metrics: list[Metric]) -> sdk.MetricsData:

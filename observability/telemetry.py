@@ -22,13 +22,21 @@ async def telling(
     exports = {"ok": 0, "failed": 0}
     registry.add(lambda: [families.EXPORTS.each(exports)])
     tasks = [asyncio.create_task(vitals.watch(), name="vitals")]
-    if otlp:
+    if endpoint := metrics_address(otlp):
         from observability.push import Push
 
-        tasks.append(asyncio.create_task(Push(otlp, who, registry, exports).keep(), name="export metrics"))
+        tasks.append(asyncio.create_task(Push(endpoint, who, registry, exports).keep(), name="export metrics"))
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def metrics_address(otlp: str) -> str:
+    """Where a collector takes metrics, from its base address or a whole one; empty: nowhere, as Zipkin."""
+    base = otlp.rstrip("/")
+    if not base or base.endswith("/api/v2/spans"):
+        return ""
+    return base.removesuffix("/v1/traces").removesuffix("/v1/metrics") + "/v1/metrics"

@@ -10,8 +10,9 @@ import pytest
 
 from observability import families
 from observability.latency import EXPORTED, Counts
-from observability.metrics import Metric, Registry
+from observability.metrics import Metric, Registry, Source
 from observability.push import Push
+from observability.telemetry import metrics_address
 from tests.support.clock import until
 from tests.support.collector import MetricsCollector
 from tests.support.ports import free_port
@@ -33,10 +34,12 @@ def some() -> Iterator[Metric]:
 
 
 @asynccontextmanager
-async def pushing(url: str) -> AsyncIterator[dict[str, int]]:
+async def pushing(url: str, source: Source = some) -> AsyncIterator[dict[str, int]]:
     """An export every few hundredths of a second; what it counts."""
     exports = {"ok": 0, "failed": 0}
-    push = Push(url, {"service.name": "test", "host.name": "h1"}, Registry(some), exports, every=0.02)
+    push = Push(
+        metrics_address(url), {"service.name": "test", "host.name": "h1"}, Registry(source), exports, every=0.02
+    )
     task = asyncio.create_task(push.keep())
     try:
         yield exports
@@ -75,9 +78,24 @@ async def test_a_collector_that_refuses_is_counted_and_told_once(caplog: pytest.
         await until(lambda: exports["failed"] >= 3)
         collector.status = 200
         await until(lambda: exports["ok"] >= 2)
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "the collector does not take metrics; trying on"
-    ]
+    (told,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert told.startswith("metrics cannot be sent: ")
+    assert "400" in told
+
+
+async def test_a_figure_that_cannot_be_made_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    broken = True
+
+    def source() -> Iterator[Metric]:
+        if broken:
+            raise ZeroDivisionError
+        return some()
+
+    async with MetricsCollector() as collector, pushing(collector.url, source) as exports:
+        await until(lambda: exports["failed"] >= 2)
+        broken = False
+        await until(lambda: exports["ok"] >= 1)
+    assert "metrics cannot be sent: ZeroDivisionError()" in caplog.text
 
 
 async def test_a_collector_that_never_answers_holds_up_nothing() -> None:
@@ -99,7 +117,11 @@ async def test_a_collector_that_is_away_is_counted() -> None:
     assert exports["ok"] == 0
 
 
-@pytest.mark.parametrize("base", ["", "/", "/v1/metrics"])
-async def test_the_endpoint_is_a_base_or_the_whole(base: str) -> None:
-    async with MetricsCollector() as collector, pushing(collector.url + base):
-        await until(lambda: "test" in collector.taken)
+@pytest.mark.parametrize("path", ["", "/", "/v1/metrics", "/v1/traces", "/v1/traces/"])
+def test_the_endpoint_is_a_base_or_the_whole(path: str) -> None:
+    assert metrics_address(f"http://c:4318{path}") == "http://c:4318/v1/metrics"
+
+
+@pytest.mark.parametrize("nowhere", ["", "http://zipkin:9411/api/v2/spans"])
+def test_who_takes_no_metrics_gets_none(nowhere: str) -> None:
+    assert metrics_address(nowhere) == ""
