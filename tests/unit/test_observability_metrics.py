@@ -40,6 +40,9 @@ class Done(Struct):
     status: str = "ACTIVE"
     resource: str = "create port"
     id: bytes = b"\1" * 16
+    project: str = "demo"
+    object: str = ""
+    count: int = 1
 
 
 def done(sampled: bool = False, total: int = 300) -> Done:
