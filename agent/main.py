@@ -23,6 +23,9 @@ from agent.core.context import Options
 from agent.core.state import AgentState
 from agent.runtime import Agent
 from agent.state_file import StateFile
+from observability.listener import listening
+from observability.metrics import Registry
+from observability.telemetry import telling
 from planes.bus.nats.bus import NatsBus
 from planes.data.linux.driver import LinuxDriver
 from planes.goalstate.subjects import check_host, token
@@ -79,10 +82,16 @@ async def run(config: AgentConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await agent.start()
-    log.info("agent of host %s started, tunnel end %s", host, config.vtep)
-    await stop.wait()
-    await agent.close()
+    registry = Registry(agent.metrics)
+    who = {"service.name": "alcor-agent", "host.name": host}
+    async with (
+        telling(registry, bus, dict, config.otlp, who),
+        listening(registry, config.metrics_host, config.metrics_port),
+    ):
+        await agent.start()
+        log.info("agent of host %s started, tunnel end %s", host, config.vtep)
+        await stop.wait()
+        await agent.close()
     log.info("agent of host %s stopped; its traffic goes on", host)
 
 

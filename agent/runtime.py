@@ -6,13 +6,15 @@ they are read; the driver works in a task of its own, so that reading, beats and
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
 from agent.core import events
 from agent.core.events import BEACONS, Event, Scope
 from agent.core.instructions import Audit, Instruction, Listen, Open, Program, Request, Save, Saved, Say, Unlisten
 from agent.core.state import AgentState
+from agent.metrics import Meter
+from observability.metrics import Metric
 from planes.bus import protocol as bus_protocol
 from planes.bus.protocol import Bus, BusError, Incoming, Subscription
 from planes.data.driver import Driver, SpecKey
@@ -53,6 +55,7 @@ class Agent:
         self._closed = False
         self._kept = True
         self.bugs = 0
+        self._meter = Meter(now_us)
         self._do: dict[type, Callable[[Any], None]] = {
             Listen: lambda it: self._spawn(self._listen(it)),
             Unlisten: lambda it: self._spawn(self._unlisten(it)),
@@ -86,6 +89,10 @@ class Agent:
         if self._is_open:
             await self._driver.close()
 
+    def metrics(self) -> Iterator[Metric]:
+        """What it can tell of itself."""
+        return self._meter.metrics(self.state, self.bugs)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
@@ -102,6 +109,7 @@ class Agent:
     def _feed(self, event: Event, now: float = 0.0) -> None:
         if self._closed:
             return
+        self._meter.happened(event)
         try:
             instructions: list[Instruction] = self.state.handle(event, max(now, self._loop.time()))
         except Exception:
@@ -109,6 +117,7 @@ class Agent:
             log.exception("the agent cannot handle %s; before it: %s", type(event).__name__, self.state.story()[-20:])
             return
         for instruction in instructions:
+            self._meter.did(instruction)
             self._do[type(instruction)](instruction)
         self._arm()
 

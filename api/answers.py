@@ -16,7 +16,6 @@ encode = msgspec.json.Encoder().encode
 
 Headers = Sequence[tuple[bytes, bytes]]
 JSON = b"application/json"
-TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Answer:

@@ -18,16 +18,20 @@ from api.metrics import Meter
 from api.server import create_app
 from observability import logs, tracing
 from observability.latency import Latency
+from observability.metrics import Registry
+from observability.telemetry import telling
 from observability.tracing import Observer
 from planes.bus.nats.bus import NatsBus
 from planes.bus.protocol import Bus
 from planes.control.plane import ControlConfig
+from planes.control.readings import readings
 from planes.management.cloud import Cloud, build
 from planes.management.context import ManagementConfig
 from planes.model.errors import Invalid
 from planes.model.settings import Settings
 from planes.store.protocol import Store
 from planes.store.sqlite.store import SqliteStore
+from planes.store.timed import TimedStore
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +51,13 @@ async def run(settings: Settings) -> None:
     latency = Latency()
     exporter = tracing.otlp(settings.otlp, "alcor-api") if settings.otlp else None
     observer = Observer(latency, exporter)
+    meter = Meter(latency)
     try:
-        async with planes(settings, observer) as cloud:
+        async with planes(settings, observer, meter.registry) as cloud:
             # What lives now lives for ever; what a request makes dies with it. Full collections find nothing.
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 50, 100)
-            meter = Meter(latency, lambda: counters(cloud, observer))
             await serve(settings, cloud, observer, meter)
     finally:
         await asyncio.to_thread(observer.close)
@@ -87,10 +91,10 @@ def store_of(url: str) -> Store:
 
 
 @asynccontextmanager
-async def planes(settings: Settings, observer: Observer) -> AsyncIterator[Cloud]:
-    """A running cloud on the store and bus that the settings name; closed in reverse."""
+async def planes(settings: Settings, observer: Observer, registry: Registry) -> AsyncIterator[Cloud]:
+    """A running cloud on the store and bus that the settings name, with its metrics; closed in reverse."""
     async with contextlib.AsyncExitStack() as stack:
-        store = store_of(settings.store)
+        store = TimedStore(store_of(settings.store))
         await store.open()
         stack.push_async_callback(store.close)
         bus = NatsBus(settings.nats, "alcor-api", credentials=settings.nats_creds)
@@ -99,6 +103,9 @@ async def planes(settings: Settings, observer: Observer) -> AsyncIterator[Cloud]
         await cloud.start()
         stack.push_async_callback(cloud.stop)
         await stack.enter_async_context(connecting(bus))
+        registry.add(lambda: readings(cloud.plane, store, cloud.counters()))
+        who = {"service.name": "alcor-api", "service.instance.id": cloud.plane.instance}
+        await stack.enter_async_context(telling(registry, bus, lambda: spans(observer), settings.otlp, who))
         yield cloud
 
 
@@ -145,10 +152,9 @@ def build_cloud(settings: Settings, store: Store, bus: Bus, observer: Observer) 
     )
 
 
-def counters(cloud: Cloud, observer: Observer) -> dict[str, int]:
-    """What the parts counted, as Prometheus counters."""
-    spans = observer.exporter.counters if observer.exporter else {}
-    return {f"{name}_total": value for name, value in {**cloud.counters(), **spans}.items()}
+def spans(observer: Observer) -> dict[str, int]:
+    """What became of the spans."""
+    return observer.exporter.counters if observer.exporter else {}
 
 
 class _Server(uvicorn.Server):

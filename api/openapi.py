@@ -171,6 +171,15 @@ def _others() -> dict[str, Any]:
         "parameters": [key],
         "get": {"operationId": "show_change", "summary": "The trace of a change.", "responses": answers},
     }
+    stage = _parameter("stage", "query", {"type": "string"}, "One of the stages, or total, which is the default.")
+    found["/v2.0/alcor/latency/history"] = {
+        "parameters": [stage],
+        "get": {
+            "operationId": "show_latency_history",
+            "summary": "How often a stage took how long, in slots of ten seconds: a heat map of ten minutes.",
+            "responses": _answers(200, anything, 400),
+        },
+    }
     return found | _live()
 
 

@@ -7,19 +7,20 @@ from litestar.types import ASGIApp, ExceptionHandlersMap
 from msgspec import json
 
 from api import discovery, openapi, queries
-from api.answers import TEXT, Answer, encode, problem
+from api.answers import Answer, encode, problem
 from api.assets import Assets
 from api.collections import COLLECTIONS
 from api.edge import AnyRequest, Call, Edge, framework_problem
 from api.handlers import routes
 from api.metrics import Meter
 from api.stream import Stream, open_stream
+from observability import exposition
 from observability.latency import Latency
-from observability.stages import Change
+from observability.stages import STAGES, Change
 from observability.tracing import Observer
 from planes.goalstate import asyncapi
 from planes.management.services import Cloud
-from planes.model.errors import NotFound
+from planes.model.errors import Invalid, NotFound
 from planes.model.settings import Settings
 
 DEFAULTS = Settings()
@@ -125,6 +126,12 @@ def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
     async def latency(call: Call) -> Answer:
         return Answer(encode(edge.cloud.traces.latency()), call.id)
 
+    async def history(call: Call) -> Answer:
+        stage = call.request.query_params.get("stage", "total")
+        if stage not in (*STAGES, "total"):
+            raise Invalid(f"Invalid input for stage. Reason: '{stage:.80}' is not one of {', '.join(STAGES)}, total.")
+        return Answer(encode(edge.observer.latency.history(stage)), call.id)
+
     @get("/v2.0/alcor/changes/{key:str}")
     async def one_change(request: AnyRequest) -> ASGIApp:
         return await edge.call(request, "/v2.0/alcor/changes/{key}", "show change", change)
@@ -141,7 +148,11 @@ def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
     async def latencies(request: AnyRequest) -> ASGIApp:
         return await edge.call(request, "/v2.0/alcor/latency", "show latency", latency)
 
-    return [one_change, recent_changes, event_stream, latencies]
+    @get("/v2.0/alcor/latency/history")
+    async def latency_history(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, "/v2.0/alcor/latency/history", "show latency history", history)
+
+    return [one_change, recent_changes, event_stream, latencies, latency_history]
 
 
 def _console(edge: Edge) -> list[HTTPRouteHandler]:
@@ -181,7 +192,9 @@ def _process(edge: Edge) -> list[HTTPRouteHandler]:
         return Answer(b'{"status":"ready"}', call.id)
 
     async def metrics(call: Call) -> Answer:
-        return Answer(edge.meter.text().encode(), call.id, kind=TEXT)
+        accept = call.request.headers.get("accept", "")
+        text, kind = exposition.answer(edge.meter.registry.collect(), accept)
+        return Answer(text.encode(), call.id, kind=kind.encode())
 
     @get(["/schema", "/schema/openapi.json"])
     async def show_schema(request: AnyRequest) -> ASGIApp:

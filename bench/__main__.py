@@ -23,7 +23,7 @@ PARTS = {
     "scale": "bench.scale:scale",
     "swarm": "bench.fleet:swarm",
     "sync": "bench.sync:sync",
-    "tracing": "bench.tracing:tracing",
+    "observe": "bench.observe:observe",
 }
 
 

@@ -291,7 +291,7 @@ class Fleet:
             meter = Meter(self._pid)
             await asyncio.sleep(0.5)
             rested = rested + 1 if meter.cpu()["api"] < RESTING else 0
-            looked = await self._counter("echoed") >= self._changes
+            looked = await self._counter("echo_looked") >= self._changes
 
     # -- requests ---------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,8 @@ from planes.model.settings import Loaded, Settings
 
 READY_SECONDS = 60.0
 NATS_PORT = 4222
+#: of every agent, on its tunnel address, which the machine reaches
+METRICS_PORT = 9697
 #: the bare word for a store: a server of the cloud's own; and how long that may take to start
 CASSANDRA, CASSANDRA_SECONDS = "cassandra", 240.0
 _ADMIN = {"X-Roles": "admin"}
@@ -45,6 +47,7 @@ class Cloud(Struct, frozen=True):
     apis: tuple[str, ...]
     nats: str
     hosts: tuple[str, ...]
+    agents: tuple[str, ...]
     supervisor: Supervisor
 
     @property
@@ -61,6 +64,7 @@ class Cloud(Struct, frozen=True):
             "console": f"{self.api}/console",
             "hosts": list(self.hosts),
             "pids": self.supervisor.pids,
+            "metrics": [f"{target}/metrics" for target in (*self.apis, *self.agents)],
             "data": str(self.layout.data),
         }
 
@@ -152,7 +156,8 @@ async def running(
             for api in apis:
                 await _ready(api, names, supervisor, layout)
             describe()
-            yield Cloud(layout, settings, apis, nats, names, supervisor)
+            agents = tuple(f"http://{vtep}:{METRICS_PORT}" for vtep in wires.vteps.values())
+            yield Cloud(layout, settings, apis, nats, names, agents, supervisor)
         finally:
             layout.description.unlink(missing_ok=True)
             await supervisor.stop()
@@ -200,6 +205,8 @@ def _parts(
             "ALCOR_CLOUD": layout.cloud(name),
             "ALCOR_MACHINE": f"{layout.tag}-{name}",
             "ALCOR_STATE": str(layout.data / "hosts" / name),
+            "ALCOR_METRICS_HOST": vtep,
+            "ALCOR_METRICS_PORT": str(METRICS_PORT),
         }
         parts.append(Part(name, (*me, "agent"), env, layout.logs / f"{name}.log", layout.host(name), stage=2))
     return parts
@@ -285,6 +292,7 @@ def _introduce(cloud: Cloud) -> None:
     data = summary["data"]
     lines = [f"API      {'/v2.0 '.join(cloud.apis)}/v2.0   OpenAPI {cloud.api}/schema"]
     lines += [f"bus      {cloud.nats}", f"hosts    {' '.join(cloud.hosts)}", f"data     {data}   logs {data}/log"]
+    lines += [f"metrics  {summary['metrics'][0]}   of each host, such as {summary['metrics'][-1]}"]
     lines += ["", "Stop with Ctrl-C. In another terminal:"]
     prefix = f"ALCOR_API={cloud.api} ALCOR_DATA={data} "
     lines += [f"  {prefix}alcor vm create web-1 --network NETWORK --host {cloud.hosts[0]}"]

@@ -1,17 +1,25 @@
-"""How long each stage takes: histograms that count every sample, since start and over the last minutes.
+"""How long each stage takes: histograms of every sample, since start, over the last minutes, and for a heat map.
 
 Called once per stage of a finished change, so recording costs less than a microsecond. Buckets are log-linear, 64 per
-power of two: a quantile is off by less than 1 %; count, sum and maximum are exact. No I/O.
+power of two: a quantile is off by less than 1 %; count, sum and maximum are exact. Coarser scales (what is exported,
+the heat map) are made from these counts when somebody asks. No I/O.
 """
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
 
 #: width of the sliding window, in slots of `SLOT` seconds
 SLOTS = 5
 SLOT = 60.0
+#: the heat map's: so many slots of so many seconds, of which a minute's holds a whole number
+COLUMNS = 60
+COLUMN = 10.0
+_COLUMNS_IN_SLOT = int(SLOT / COLUMN)
 #: the longest duration told apart: 2⁴⁰ µs, twelve days
 LONGEST = (1 << 40) - 1
 _FINE = 64
@@ -34,14 +42,58 @@ def middle_of(bucket: int) -> int:
     return ((bucket - shift * _FINE) << shift) + (1 << shift >> 1)
 
 
-class Counts:
-    """Counts per bucket, with the exact number, sum and maximum."""
+class Scale:
+    """A coarser division: rising upper bounds in µs, and one place more for what lies above all of them."""
 
-    __slots__ = ("buckets", "count", "max", "sum")
+    def __init__(self, bounds: Iterable[int]) -> None:
+        self.bounds = tuple(bounds)
+        #: of each of our buckets, where its middle lies
+        self._places = bytes(bisect_left(self.bounds, middle_of(bucket)) for bucket in range(bucket_of(LONGEST) + 1))
+
+    def place(self, us: int) -> int:
+        """Where a duration is counted."""
+        return self._places[bucket_of(min(max(us, 0), LONGEST))]
+
+    def spread(self, counts: "Counts") -> list[int]:
+        """How many samples lie at each place."""
+        found = [0] * (len(self.bounds) + 1)
+        places = self._places
+        for bucket, n in counts.buckets.items():
+            found[places[bucket]] += n
+        return found
+
+
+#: what is exported: 0.1 ms to 60 s
+EXPORTED = Scale(
+    (*(round(step * 10**power) for power in range(2, 7) for step in (1, 2.5, 5, 7.5)), 10**7, 25 * 10**6, 6 * 10**7)
+)
+#: the heat map: half powers of two from 64 µs to 67 s
+HEAT = Scale(round(2 ** (6 + half / 2)) for half in range(41))
+
+
+class Exemplar(Struct, frozen=True):
+    """One sample whose trace can be looked at. `at`: seconds since the epoch."""
+
+    trace_id: str
+    span_id: str
+    us: int
+    at: float
+
+
+class Counts:
+    """Counts per bucket, with the exact number, sum and maximum; of each exported bucket the latest sampled trace."""
+
+    __slots__ = ("buckets", "count", "exemplars", "max", "sum")
 
     def __init__(self) -> None:
         self.buckets: dict[int, int] = {}
         self.count = self.sum = self.max = 0
+        self.exemplars: dict[int, Exemplar] = {}
+
+    def record(self, us: int) -> None:
+        """One sample; clocks have been known to jump."""
+        us = min(max(us, 0), LONGEST)
+        self.add(bucket_of(us), us)
 
     def add(self, bucket: int, us: int) -> None:
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
@@ -70,17 +122,9 @@ class Counts:
         places = (bisect_left(ends, max(1, -int(-share * seen // 1))) for share in shares)
         return [min(self.max, middle_of(ordered[min(place, len(ordered) - 1)])) for place in places]
 
-    def below(self, bounds: Iterable[int]) -> list[int]:
-        """How many samples lie at or below each of these rising bounds (a bucket counts where its middle lies)."""
-        bounds = list(bounds)
-        found = [0] * len(bounds)
-        for bucket, n in self.buckets.items():
-            place = bisect_left(bounds, middle_of(bucket))
-            if place < len(found):
-                found[place] += n
-        for place in range(1, len(found)):
-            found[place] += found[place - 1]
-        return found
+    def point_at(self, us: int, traceparent: str, at: float) -> None:
+        """A sample, already counted, has a trace that somebody may look at."""
+        self.exemplars[EXPORTED.place(us)] = Exemplar(traceparent[3:35], traceparent[36:52], us, at)
 
     def summary(self) -> dict[str, int]:
         p50, p90, p99 = self.quantiles((0.5, 0.9, 0.99))
@@ -88,46 +132,96 @@ class Counts:
 
 
 class Histogram:
-    """One kind of duration: all since start, and a ring of slots for the last minutes."""
+    """One kind of duration: all since start, a ring of slots for the last minutes, and columns of a heat map."""
 
-    __slots__ = ("_clock", "_slot", "_slots", "total")
+    __slots__ = ("_clock", "_column", "_columns", "_known", "_slots", "total")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.total = Counts()
         self._slots = [Counts() for _ in range(SLOTS)]
-        self._slot = int(clock() // SLOT)
+        self._column = int(clock() // COLUMN)
+        #: finished columns, and all that came before the present one
+        self._columns: deque[tuple[int, list[int]]] = deque(maxlen=COLUMNS - 1)
+        self._known = HEAT.spread(self.total)
 
     def record(self, us: int) -> None:
         us = min(max(us, 0), LONGEST)
         bucket = bucket_of(us)
-        self.total.add(bucket, us)
-        if (now := int(self._clock() // SLOT)) != self._slot:
+        if (now := int(self._clock() // COLUMN)) != self._column:
             self._turn(now)
-        self._slots[now % SLOTS].add(bucket, us)
+        self.total.add(bucket, us)
+        self._slots[now // _COLUMNS_IN_SLOT % SLOTS].add(bucket, us)
 
     def _turn(self, now: int) -> None:
-        """Empty the slots whose time has come again."""
-        for step in range(max(self._slot + 1, now - SLOTS + 1), now + 1):
+        """A new column begins; slots whose time has come again are emptied."""
+        self._columns.append((self._column, self._present()))
+        self._known = HEAT.spread(self.total)
+        slot, last = now // _COLUMNS_IN_SLOT, self._column // _COLUMNS_IN_SLOT
+        for step in range(max(last + 1, slot - SLOTS + 1), slot + 1):
             self._slots[step % SLOTS] = Counts()
-        self._slot = now
+        self._column = now
+
+    def _present(self) -> list[int]:
+        return [all_ - before for all_, before in zip(HEAT.spread(self.total), self._known, strict=True)]
+
+    def _catch_up(self) -> None:
+        if (now := int(self._clock() // COLUMN)) > self._column:
+            self._turn(now)
 
     def recent(self) -> Counts:
         """The last four to five minutes."""
-        self._turn(max(self._slot, int(self._clock() // SLOT)))
+        self._catch_up()
         merged = Counts()
         for slot in self._slots:
             merged.merge(slot)
         return merged
 
+    def columns(self) -> dict[int, list[int]]:
+        """Counts on the heat map's scale by number of the column, of the last ones that had any and the present one."""
+        self._catch_up()
+        return {**dict(self._columns), self._column: self._present()}
+
+
+class StageLike(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def duration(self) -> int: ...
+
+
+class Finished(Protocol):
+    """A change that has come to its end."""
+
+    @property
+    def resource(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def stages(self) -> Sequence[StageLike]: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def traceparent(self) -> str: ...
+
 
 class Latency:
-    """Histograms by stage; at most `most` names, whatever they are asked for."""
+    """Histograms by stage, and by kind and end of whole changes; at most `most` names, whatever they are asked for."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = 1000) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        most: int = 1000,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._clock = clock
+        self._wall = wall
+        #: what to add to the clock for seconds since the epoch
+        self._epoch = wall() - clock()
         self._most = most
         self.stages: dict[str, Histogram] = {}
+        #: by what was asked for ("create port") and how it ended
+        self.changes: dict[tuple[str, str], Counts] = {}
 
     def record(self, stage: str, us: int) -> None:
         """One sample of a stage, in µs."""
@@ -138,9 +232,45 @@ class Latency:
             histogram = self.stages[stage] = Histogram(self._clock)
         histogram.record(us)
 
+    def finished(self, change: Finished, traced: bool) -> None:
+        """All of a finished change. `traced`: its trace can be looked at."""
+        record = self.record
+        for stage in change.stages:
+            record(stage.name, stage.duration)
+        record("total", change.total)
+        counts = self.changes.get((change.resource, change.status))
+        if counts is None:
+            if len(self.changes) >= self._most:
+                return
+            counts = self.changes[change.resource, change.status] = Counts()
+        counts.record(change.total)
+        if traced and change.traceparent:
+            self._point_at(change, counts)
+
+    def _point_at(self, change: Finished, counts: Counts) -> None:
+        traceparent, at = change.traceparent, self._wall()
+        counts.point_at(change.total, traceparent, at)
+        for name, us in (*((stage.name, stage.duration) for stage in change.stages), ("total", change.total)):
+            if name in self.stages:
+                self.stages[name].total.point_at(us, traceparent, at)
+
     def snapshot(self) -> dict[str, Any]:
         """`{"since_start": {stage: {count, p50_us, p90_us, p99_us, max_us}}, "last_minutes": {…}}`."""
         return {
             "since_start": {name: each.total.summary() for name, each in self.stages.items()},
             "last_minutes": {name: each.recent().summary() for name, each in self.stages.items()},
         }
+
+    def history(self, stage: str) -> dict[str, Any]:
+        """A heat map of one stage: counts by time, oldest first, and duration; the last slot is the present one.
+
+        `counts` has one place more than `bounds_us`: for what took longer.
+        """
+        found = self.stages[stage].columns() if stage in self.stages else {}
+        now = int(self._clock() // COLUMN)
+        nothing = [0] * (len(HEAT.bounds) + 1)
+        slots = [
+            {"at": round(self._epoch + number * COLUMN), "counts": found.get(number, nothing)}
+            for number in range(now - COLUMNS + 1, now + 1)
+        ]
+        return {"stage": stage, "slot_seconds": int(COLUMN), "bounds_us": list(HEAT.bounds), "slots": slots}

@@ -189,11 +189,9 @@ class Observer:
         self._slow = slow
 
     def __call__(self, change: Finished) -> None:
-        record = self.latency.record
-        for stage in change.stages:
-            record(stage.name, stage.duration)
-        record("total", change.total)
-        if self.exporter is not None and self._chosen(change):
+        chosen = self._chosen(change)
+        self.latency.finished(change, chosen)
+        if self.exporter is not None and chosen:
             self.exporter.export(change)
 
     def failed(self, change: Change, error: str) -> None:

@@ -196,5 +196,10 @@ class Acks:
         self._waiting.pop(key, None)
         self._held.discard(key)
 
+    def unsettled(self) -> tuple[int, int]:
+        """Ports that are on their way into the kernel, and ports that it refused."""
+        error = sum(bool(owed.said) for owed in self.owed.values() if not owed.gone)
+        return sum(not owed.gone for owed in self.owed.values()) - error, error
+
     def waiting(self) -> int:
         return len(self.owed) + len(self._waiting)

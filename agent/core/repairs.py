@@ -74,6 +74,7 @@ class Repairs:
             if tries > PATIENCE:
                 self._plan.put_off(key, "somebody damages it again and again", now, tries - PATIENCE)
         context.counters["damaged"] += len(found)
+        context.counters.update(f"damaged_{key[0]}" for key in found)
         if found:
             context.out.append(Say("warning", f"{_names(found)} in the kernel: damaged by somebody else"))
 

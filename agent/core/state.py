@@ -443,7 +443,10 @@ class AgentState:
 
     def _beat(self) -> None:
         counters = {**self.context.counters, **{f"driver_{name}": n for name, n in self._driver_counters.items()}}
+        build, error = self.acks.unsettled()
         counters |= self._drops | {
+            "ports_build": build,
+            "ports_error": error,
             "objects": len(self.objects),
             "pending": self.plan.waiting(),
             "unacked": self.acks.waiting(),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from observability.lags import Lags
 from planes.control import reads
 from planes.control.changes import Changes
 from planes.control.events import Teller
@@ -56,7 +57,8 @@ class Acks:
         self._teller = teller
         self._now = now
         self._waiters: dict[bytes, set[asyncio.Event]] = {}
-        self.counters = {"acks": 0, "acks_refused": 0}
+        self.lags = Lags()
+        self.counters = {"acks": 0}
 
     async def store(self, host: str, items: Iterable[Applied], author: str = "") -> Stored | None:
         """Keep what a host answered, then do what waited for it. Raises StoreError: the host will ask again.
@@ -72,6 +74,8 @@ class Acks:
         stored = self._now()
         self.counters["acks"] += len(taken)
         for item in taken:
+            if item.sent:
+                self.lags.record(host, heard - item.sent)
             if not item.error:
                 await self._releases.let_go(item.id, host, item.rev)
         said = Stored(host, tuple(taken), heard, stored)
@@ -89,6 +93,11 @@ class Acks:
                 change, port = answered
                 self._tell(port, said.host, item, change.id, said.stored - change.begun)
             self._wake(item.id)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait here."""
+        return sum(map(len, self._waiters.values()))
 
     async def _tell_all(self, host: str, items: Sequence[Applied]) -> None:
         """Status of ports that a host took by itself, as after its restart: nobody here knows them."""

@@ -83,6 +83,11 @@ class Changes:
         self._wake = asyncio.Event()
         self.counters = {"changes_dropped": 0}
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Changes whose hosts have not all answered, and finished ones to be written."""
+        return len(self._open), len(self._backlog)
+
     def follow(self, change: Change, ports: Iterable[Port] = ()) -> None:
         """The change was published; it is finished when hosts have answered for all these ports (none: now)."""
         waiting = {port.id: port for port in ports}
@@ -169,11 +174,6 @@ class Changes:
         """What this instance remembers, the newest first; a change that hosts have yet to answer for comes before."""
         yield from (self._record(opened) for opened in reversed(self._open.values()))
         yield from reversed(self._done.values())
-
-    @property
-    def open(self) -> int:
-        """Changes whose hosts have not all answered."""
-        return len(self._open)
 
     async def keep(self) -> None:
         """Tell of finished changes and write them in the background, many at once; runs until cancelled."""

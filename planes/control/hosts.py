@@ -7,7 +7,7 @@ first, and it has to register anew before it is heard (rules S16, S20).
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import msgspec
@@ -128,6 +128,19 @@ class Hosts:
 
     def pulse(self, name: str) -> Pulse | None:
         return self._pulses.get(name)
+
+    def census(self) -> Iterator[tuple[str, Beat | None]]:
+        """Each host's state in a word, and its last beat: alive, silent, planned or fenced."""
+        since = self._monotonic() - self._dead_after
+        for name, row in self._rows.items():
+            pulse = self._pulses.get(name)
+            if row.state == HostState.UP:
+                state = "alive" if pulse is not None and pulse.heard > since else "silent"
+            elif row.state != HostState.REMOVED:
+                state = "planned" if row.state == HostState.PLANNED else "fenced"
+            else:
+                continue
+            yield state, pulse.beat if pulse is not None else None
 
     def alive(self, name: str) -> bool:
         """Heard within the time that makes a host dead."""

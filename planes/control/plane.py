@@ -144,6 +144,11 @@ class ControlPlane:
         self.publisher.flush()
         self.teller.flush()
 
+    @property
+    def in_hand(self) -> int:
+        """Requests from hosts that are being worked on."""
+        return len(self._tasks)
+
     async def ready(self) -> list[str]:
         """Why this instance cannot serve now, in sentences."""
         reasons = []

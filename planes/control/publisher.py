@@ -53,6 +53,11 @@ class Publisher:
         self._repeats: tuple[deque[tuple[float, Awaited, int]], ...] = tuple(deque() for _ in REPEATS)
         self.counters = {"published": 0, "unsent": 0, "repeated": 0}
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Messages to be sent now, and objects of which acks are awaited."""
+        return len(self._pending), len(self._awaited)
+
     def host(self, host: str, objects: Sequence[Object], traceparent: str = "") -> None:
         """Ports and their tombstones, for the host that has them; acknowledged."""
         epoch = self._epoch_of(host)

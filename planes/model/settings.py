@@ -85,6 +85,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     state: Annotated[str, _says("where an agent keeps its last goal state; best on tmpfs")] = "/run/alcor"
     udp_port: Annotated[TcpPort, _says("UDP port of the tunnels")] = 4789
     mtu: Annotated[int, Meta(ge=1280, le=65_535), _says("MTU of the underlay; networks get 50 less")] = 1500
+    metrics_host: Annotated[str, _says("address on which an agent tells its metrics")] = "127.0.0.1"
+    metrics_port: Annotated[
+        int, Meta(ge=0, le=65_535), _says("port on which an agent tells its metrics; 0: nowhere")
+    ] = 0
     beat_every: Annotated[Seconds, _says("time between beats of an agent")] = 3.0
     sync_every: Annotated[Seconds, _says("time between comparisons of an agent's state with the store")] = 600.0
     tombstone_life: Annotated[Seconds, _says("how long an agent remembers what was deleted")] = 600.0

@@ -135,7 +135,7 @@ async def test_nothing_answered_is_lost(tmp_path: Path, capsys: pytest.CaptureFi
         assert lost == [], f"{len(lost)} of {answered}, killed {killed}: {lost}"
         assert answered > 500
         assert len(killed) > 3
-        assert counters["acks_total"] < REQUESTS, counters  # of the last life of the API alone
+        assert counters["acks_stored_total"] < REQUESTS, counters  # of the last life of the API alone
         await done(parts)
         assert parts.end("api") == 0
         wrong = await settled(parts)

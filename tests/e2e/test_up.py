@@ -34,7 +34,7 @@ def address(cloud: Up, name: str) -> str:
 
 def test_says_where_everything_is(cloud: Up) -> None:
     ready = cloud.ready
-    assert set(ready) == {"api", "apis", "nats", "console", "hosts", "pids", "data"}
+    assert set(ready) == {"api", "apis", "nats", "console", "hosts", "pids", "metrics", "data"}
     assert ready["apis"] == [ready["api"]]
     assert ready["hosts"] == ["h1", "h2"]
     assert set(ready["pids"]) == {"api", "nats", "h1", "h2"}

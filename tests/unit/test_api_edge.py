@@ -236,3 +236,20 @@ def test_it_refuses_to_run_open(settings: Settings) -> None:
     with pytest.raises(Invalid):
         check(settings)
     check(Settings(store="sqlite:///x", api_host="::1"))
+
+
+async def test_the_heat_map_names_stages(tmp_path: Path) -> None:
+    latency = Latency()
+    latency.record("total", 300)
+    latency.record("write", 100)
+    async with running(tmp_path) as cloud, client(create_app(cloud, Settings(), Observer(latency))) as http:
+        api = Api(http)
+        found = await api("GET", "/v2.0/alcor/latency/history")
+        assert (found["stage"], found["slot_seconds"], len(found["slots"])) == ("total", 10, 60)
+        assert {len(slot["counts"]) for slot in found["slots"]} == {len(found["bounds_us"]) + 1}
+        write = await api("GET", "/v2.0/alcor/latency/history?stage=write")
+        for stage, place in ((found, 5), (write, 2)):
+            (counts,) = (slot["counts"] for slot in stage["slots"] if any(slot["counts"]))
+            assert counts.index(1) == place
+        words = (await api.refused("GET", "/v2.0/alcor/latency/history?stage=wriet", 400))[1]
+        assert "'wriet' is not one of accept," in words

@@ -35,7 +35,7 @@ class Collector:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
                 body = await reader.readexactly(length)
-                sent = ExportTraceServiceRequest.FromString(body)
+                sent = ExportTraceServiceRequest.FromString(body if b"/v1/traces" in head else b"")
                 for resource in sent.resource_spans:
                     for scope in resource.scope_spans:
                         self.names |= {span.name for span in scope.spans}

@@ -209,13 +209,13 @@ async def test_an_answer_that_another_instance_keeps_ends_the_change_of_its_auth
     (port,) = await cloud.ports.create(late, [PortCreate(network_id=network.id, host_id="h1")])
     id_ = parse(port.id)
     assert await cloud.plane.changes.get(late.change.id) is not None
-    assert cloud.plane.changes.open == 1
+    assert cloud.plane.changes.waiting[0] == 1
     said = theirs.__class__(
         "h1", (Applied(ObjectKind.PORT, id_, id_, port.revision_number, change=late.change.id),), 1, 2
     )
     second.publish(SUBJECTS.stored(cloud.plane.instance), codec.encode(said, "another"))
     await second.flush()
-    await eventually(lambda: not cloud.plane.changes.open)
+    await eventually(lambda: not cloud.plane.changes.waiting[0])
     assert ("h1", (ObjectKind.PORT, id_, id_)) not in cloud.plane.publisher._awaited
 
 

@@ -1,8 +1,19 @@
-"""Latency histograms: how exact they are, and that the window slides."""
+"""Latency histograms: how exact they are, that the window slides, and what the heat map tells."""
 
 import random
 
-from observability.latency import LONGEST, SLOT, SLOTS, Histogram, Latency, bucket_of, middle_of
+from observability.latency import (
+    COLUMN,
+    COLUMNS,
+    EXPORTED,
+    LONGEST,
+    SLOT,
+    SLOTS,
+    Histogram,
+    Latency,
+    bucket_of,
+    middle_of,
+)
 
 
 def test_a_bucket_is_narrower_than_two_percent() -> None:
@@ -46,8 +57,55 @@ def test_names_are_bounded() -> None:
     assert set(latency.stages) == {"a", "b"}
 
 
-def test_counts_below_bounds_are_cumulative() -> None:
+def test_a_scale_counts_each_sample_once_and_where_it_belongs() -> None:
     histogram = Histogram()
-    for us in (10, 20, 30, 5000):
+    for us in (10, 98, 130, 4900, 61_000_000, LONGEST + 1):
         histogram.record(us)
-    assert histogram.total.below((9, 20, 100, 10_000)) == [0, 2, 3, 4]
+    found = EXPORTED.spread(histogram.total)
+    assert sum(found) == 6
+    places = {bound: n for bound, n in zip((*EXPORTED.bounds, -1), found, strict=True) if n}
+    assert places == {100: 2, 250: 1, 5000: 1, -1: 2}
+
+
+def test_exported_bounds_go_from_a_tenth_of_a_millisecond_to_a_minute() -> None:
+    assert EXPORTED.bounds[:5] == (100, 250, 500, 750, 1000)
+    assert EXPORTED.bounds[-3:] == (10_000_000, 25_000_000, 60_000_000)
+    assert list(EXPORTED.bounds) == sorted(EXPORTED.bounds)
+
+
+def test_the_heat_map_tells_which_slot_had_what() -> None:
+    now = 5000.0
+    latency = Latency(lambda: now, wall=lambda: 1_000_000.0 + now)
+    latency.record("write", 70)
+    latency.record("write", 80)
+    now += COLUMN
+    latency.record("write", 70)
+    latency.record("write", 100_000_000)
+    now += 3 * COLUMN
+    found = latency.history("write")
+    assert (found["stage"], found["slot_seconds"], len(found["slots"])) == ("write", 10, COLUMNS)
+    assert found["bounds_us"][:3] == [64, 91, 128]
+    ats = [slot["at"] for slot in found["slots"]]
+    assert ats == list(range(ats[0], ats[0] + 600, 10))
+    assert ats[-1] == 1_000_000 + now
+    told = {slot["at"] - ats[-1]: _told(slot["counts"]) for slot in found["slots"] if any(slot["counts"])}
+    assert told == {-40: {1: 2}, -30: {1: 1, 41: 1}}
+    now += (COLUMNS - 4) * COLUMN
+    assert [_told(slot["counts"]) for slot in latency.history("write")["slots"] if any(slot["counts"])] == [
+        {1: 1, 41: 1}
+    ]
+    assert not any(any(slot["counts"]) for slot in latency.history("ack")["slots"])
+
+
+def _told(counts: list[int]) -> dict[int, int]:
+    return {place: n for place, n in enumerate(counts) if n}
+
+
+def test_the_heat_map_is_bounded() -> None:
+    now = 0.0
+    histogram = Histogram(lambda: now)
+    for _ in range(3 * COLUMNS):
+        histogram.record(7)
+        now += COLUMN
+    assert len(histogram._columns) < COLUMNS
+    assert sum(map(sum, histogram.columns().values())) == COLUMNS - 1  # the present one is empty

@@ -140,6 +140,7 @@ class NatsBus:
     async def request(self, subject: str, data: bytes, timeout: float) -> bytes:
         if not self.connected:
             raise Disconnected("not connected")
+        self.counters["sent"] += 1
         try:
             message = await self._client.request(subject, data, timeout)
         except errors.NoRespondersError:
@@ -148,6 +149,7 @@ class NatsBus:
             raise NoReply(f"no reply on {subject} within {timeout} s") from None
         except errors.Error as error:
             raise Disconnected(_words(error)) from error
+        self.counters["received"] += 1
         return message.data
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:

@@ -29,6 +29,7 @@ from planes.data.linux.netlink import Netlink
 from planes.data.linux.network import Host, Network, Reasons, Refused
 from planes.data.linux.nft import NftError
 from planes.data.linux.skeleton import port_link_names
+from planes.data.linux.tally import transactions
 from planes.model import ids
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class LinuxDriver:
 
     def counters(self) -> dict[str, int]:
         repairs = self._repairs + sum(network.repairs for network in self._networks.values())
-        return {"repairs": repairs, "errors": self._errors}
+        return {"repairs": repairs, "errors": self._errors, **transactions}
 
     async def drops(self) -> dict[str, int]:
         self._unread = self._unread or self.networks()

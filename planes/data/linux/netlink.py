@@ -13,6 +13,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from planes.data.linux.tally import count
+
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 REPLACE, EXCL, CREATE = 0x100, 0x200, 0x400
 CHANGE = CREATE | REPLACE
@@ -110,6 +112,11 @@ class Netlink:
 
     def exchange(self, data: bytes, first: int, last: int) -> list[Failure]:
         """Send packed messages numbered `first`…`last`; return refusals once `last` is answered."""
+        failures = self._exchange(data, first, last)
+        count("netlink", bool(failures))
+        return failures
+
+    def _exchange(self, data: bytes, first: int, last: int) -> list[Failure]:
         self._sequence = last + 1
         self._socket.send(data)
         failures: list[Failure] = []

@@ -8,6 +8,8 @@ import ctypes
 import ctypes.util
 from functools import cache
 
+from planes.data.linux.tally import count
+
 
 class NftError(Exception):
     """A ruleset that the kernel or the library refused; nothing of it was applied."""
@@ -44,6 +46,7 @@ class Nft:
         failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
         output = self._library.nft_ctx_get_output_buffer(self._context) or b""
         errors = self._library.nft_ctx_get_error_buffer(self._context) or b""
+        count("nft", bool(failed))
         if failed:
             raise NftError(" ".join(errors.decode("utf-8", "replace").split())[:300] or "nft refused the rules")
         return bytes(output).decode()

@@ -1,11 +1,13 @@
-"""What tracing costs a create: CPU of the API without an exporter, with the default share of spans, and with all.
+"""What being seen costs: CPU of a create without an exporter, with metrics alone, with the default share of spans, and
+with all; and CPU of a scrape while ten thousand hosts beat.
 
-Three APIs beside each other take the same load by turns; a sink here takes their spans.
+Four APIs beside each other take the same load by turns; a sink here takes their spans and metrics.
 """
 
 import asyncio
 import contextlib
 import json
+import re
 import statistics
 import threading
 from collections.abc import Iterator
@@ -15,13 +17,50 @@ from bench.cloud import Bare, bare, network
 from bench.load import drive, request
 from bench.machine import Meter
 from bench.report import Figure, at_most
+from bench.swarm import BEAT_EVERY, Swarm
+from observability.exposition import OPENMETRICS
 
 CLIENTS, COUNT, ROUNDS = 64, 1500, 7
-CASES = {"off": "", "of 1 % of the requests, the default": "0.01", "of all requests": "1"}
+CASES = {"off": "", "of no request, metrics alone": "0", "of 1 % of the requests, the default": "0.01"}
+CASES |= {"of all requests": "1"}
+BUDGETS = {"0.01": at_most(1.1, ratio=True), "1": at_most(1.6, ratio=True)}
+HOSTS, SCRAPES = 10_000, 20
 
 
-def tracing() -> list[Figure]:
-    """CPU of a create with tracing off, at the default share, and with every span exported."""
+def observe() -> list[Figure]:
+    """CPU of a create with nothing exported, metrics alone, and spans in shares; CPU of a scrape with 10 000 hosts."""
+    return [*_creates(), *asyncio.run(_scraped())]
+
+
+async def _scraped() -> list[Figure]:
+    """With all hosts alive, and every kind of request counted that a create of a port needs."""
+    with bare() as running:
+        hosts = Swarm(running.bus)
+        try:
+            await hosts.grow(HOSTS)
+            hosts.start_beats()
+            await asyncio.sleep(2 * BEAT_EVERY)
+            await hosts.stop_beats()
+            network(running.client, "10.0.0.0/12")
+            return [_scrape(running, form) for form in ("text/plain", f"{OPENMETRICS}; version=1.0.0")]
+        finally:
+            hosts.close()
+
+
+def _scrape(running: Bare, form: str) -> Figure:
+    costs, machine = [], Meter({})
+    text = ""
+    for _ in range(SCRAPES):
+        meter = Meter({"api": running.pids["api"]})
+        text = running.client.get("/metrics", headers={"accept": form}).raise_for_status().text
+        costs.append(meter.cpu()["api"] / 1000)
+    alive = re.search(r'alcor_hosts{state="alive"} (\d+)', text)
+    note = f"{alive[1] if alive else 0} hosts alive; {len(text.splitlines())} lines, {len(text) / 1000:.0f} kB"
+    what = f"scrape with {HOSTS:,} hosts, {form.partition(';')[0]}"
+    return Figure(what, round(statistics.median(costs), 1), "ms CPU", note, machine.steal(), budget=at_most(20))
+
+
+def _creates() -> list[Figure]:
     with contextlib.ExitStack() as stack:
         otlp, taken = stack.enter_context(_sink())
         clouds: dict[str, Bare] = {}
@@ -44,8 +83,8 @@ def _figures(costs: dict[str, float], taken: list[int], steal: float) -> list[Fi
     figures = []
     for number, (name, cost) in enumerate(costs.items()):
         ratio, baseline = (round(cost / base, 2), "off") if number else (None, "")
-        limit = at_most(1.1, ratio=True) if number == 1 else None
-        note = f"{sum(taken) / 1e6:.1f} MB of spans in all" if number == 2 else ""
+        limit = BUDGETS.get(CASES[name])
+        note = f"{sum(taken) / 1e6:.1f} MB sent in all" if number == len(CASES) - 1 else ""
         what = f"create, traces {name}"
         figures.append(Figure(what, round(cost), "µs CPU", note, steal, baseline, ratio, limit))
     return figures
@@ -82,7 +121,7 @@ class _Sink(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def _sink() -> Iterator[tuple[str, list[int]]]:
-    """Where spans go, and the sizes of what came."""
+    """Where spans and metrics go, and the sizes of what came."""
     taken: list[int] = []
     handler = type("Sink", (_Sink,), {"taken": taken})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
