@@ -69,12 +69,14 @@ class Prometheus:
     def _up(self) -> set[tuple[str, str]]:
         try:
             return {(labels["job"], labels["instance"]) for labels, _ in self.query("up == 1")}
-        except httpx.TransportError:
+        except httpx.HTTPError:  # it is not there yet, or is and says 503
             return set()
 
     def get(self, path: str, **parameters: str) -> Any:
         """The data of an answer; AssertionError with Prometheus' words when it refuses."""
         answer = self._http.get(path, params=parameters)
+        if answer.is_server_error:
+            answer.raise_for_status()
         body = answer.json()
         assert body["status"] == "success", f"{parameters}: {body['error']}"
         return body["data"]
