@@ -51,7 +51,7 @@ TOGGLES: dict[str, tuple[str, ...]] = {
 #: without what is copied from observability/
 BARE = ("monitoring.dashboards.enabled=false", "monitoring.rules=false")
 #: kinds without a schema here: only their presence and shape is asserted
-CUSTOM = {"ServiceMonitor", "PrometheusRule", "CassandraDatacenter"}
+CUSTOM = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "CassandraDatacenter"}
 
 
 @pytest.mark.parametrize("preset", sorted((CHART / "ci").glob("*.yaml")), ids=lambda path: path.stem)
@@ -221,6 +221,12 @@ def test_nothing_is_granted_and_no_secret_is_in_clear() -> None:
 def test_monitors_only_where_the_cluster_knows_them() -> None:
     assert not [o for o in render() if o["kind"] in CUSTOM]
     assert one(render(apis=APIS), "ServiceMonitor")["spec"]["endpoints"][0]["path"] == "/metrics"
+    agents = one(render(apis=APIS), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+    container = one(render(apis=APIS), "DaemonSet")["spec"]["template"]["spec"]["containers"][0]
+    assert agents["port"] == container["ports"][0]["name"]
+    assert agents["relabelings"][0]["targetLabel"] == "instance"
+    silent = render(PRODUCTION, "agent.metricsPort=0", apis=APIS)
+    assert not [o for o in silent if o["kind"] == "PodMonitor"]
     center = one(render(PRODUCTION, *OPERATOR, apis=APIS), "CassandraDatacenter")
     assert center["spec"]["storageConfig"]["cassandraDataVolumeClaimSpec"]["storageClassName"] == "fast"
 

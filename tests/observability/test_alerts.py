@@ -147,6 +147,14 @@ def test_rules_are_valid() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_example_of_a_configuration_is_one(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/observability.md").read_text(), re.MULTILINE | re.DOTALL)
+    (example,) = [block for block in blocks if "scrape_configs" in block]
+    (tmp_path / "prometheus.yml").write_text(example.replace("/path/to", str(ROOT)))
+    done = promtool("check", "config", tmp_path / "prometheus.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_each_fires_on_what_it_is_for_and_on_nothing_else(tmp_path: Path) -> None:
     assert set(CASES) == set(NAMES)
     groups = [
