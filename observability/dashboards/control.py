@@ -68,7 +68,10 @@ def dashboard() -> Dashboard:
                     "Queues",
                     "What waits inside; each is bounded.",
                     COUNT,
-                    [(gauge("alcor_queue_depth", "queue", how="max"), "{{queue}}")],
+                    [
+                        (gauge("alcor_queue_depth", "queue", how="max"), "{{queue}}"),
+                        (gauge("alcor_waiting_requests", how="max"), "requests that wait for ACTIVE"),
+                    ],
                 ),
             ],
             "Control": [

@@ -21,6 +21,7 @@ from observability.dashboards.panels import (
 )
 
 SYNC = "alcor_agent_sync_duration_seconds"
+REQUEST = "alcor_agent_request_duration_seconds"
 PROGRAM = "alcor_agent_program_duration_seconds"
 FOUND = "alcor_agent_drift_found_total"
 REPAIRED = "alcor_agent_drift_repaired_total"
@@ -46,7 +47,12 @@ def dashboard() -> Dashboard:
                 number("Drift", "Repairs in the last hour.", COUNT, f"sum(increase({REPAIRED}{_CHOSEN}[1h]))", 1),
             ],
             "Health": [
-                graph("Hosts by state", "As control sees them.", COUNT, [(STATES, "{{state}}")], stacked=True),
+                graph(
+                    "Hosts by state",
+                    "As control sees them; of those alive, how many have all that they were told.",
+                    COUNT,
+                    [(STATES, "{{state}}"), ("max(alcor_hosts_in_sync)", "in sync")],
+                ),
                 graph("Sync", "From telling control what is known to its answer.", SECONDS, percentiles(SYNC)),
                 graph(
                     "Drift found",
@@ -81,6 +87,21 @@ def dashboard() -> Dashboard:
                     [(quantile(0.99, PROGRAM, "kind"), "{{kind}}")],
                 ),
                 graph("Pulls", "Snapshots that agents asked for.", PER_SECOND, [(rate("alcor_agent_pulls_total"), "")]),
+                graph(
+                    "Requests to control",
+                    "How long control takes to answer agents, 99th percentile; failed had no answer.",
+                    SECONDS,
+                    [(quantile(0.99, REQUEST, "request, outcome"), "{{request}} {{outcome}}")],
+                ),
+                graph(
+                    "Trouble",
+                    "gaps: messages that did not come, and were pulled. beats_lost: no answer. bugs: see the log.",
+                    PER_SECOND,
+                    [
+                        (rate(f"alcor_agent_{what}_total"), what)
+                        for what in ("gaps", "beats_lost", "messages_unreadable", "objects_refused", "bugs")
+                    ],
+                ),
                 graph(
                     "Queues",
                     "What waits inside, in the agent that has most.",

@@ -57,6 +57,12 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
+def blocks(runbook: Path, kind: str) -> list[str]:
+    """The lines of a runbook's blocks: `promql`, or commands (no kind)."""
+    found = re.findall(rf"^```{kind}\n(.*?)^```", runbook.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in found for line in block.splitlines()]
+
+
 def known() -> set[str]:
     """Every series that docs/metrics.md promises."""
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)

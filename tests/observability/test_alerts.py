@@ -11,7 +11,7 @@ import yaml
 
 from api.openapi import document
 from cli.main import cli
-from tests.observability.prom import ALERTS, ROOT, RUNBOOKS, alerts, known, names, parsed, promtool
+from tests.observability.prom import ALERTS, ROOT, RUNBOOKS, alerts, blocks, known, names, parsed, promtool
 
 NAMES = [rule["alert"] for rule in alerts()]
 API, AGENT = 'job="api",instance="a"', 'job="agent",instance="h1"'
@@ -20,11 +20,11 @@ LAG, STORE = "alcor_loop_lag_seconds", "alcor_store_operation_duration_seconds"
 DROPPED, FOUND = "alcor_agent_dropped_packets_total", "alcor_agent_drift_found_total"
 KERNEL = "alcor_agent_kernel_transactions_total"
 
-#: what `$API` may be followed by
-ROUTES = [
-    re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
-    for path in (*json.loads(document())["paths"], "/metrics", "/readyz", "/healthz", "/console")
-]
+#: what `$API` may be followed by, with the parameters of its query
+ROUTES: dict[re.Pattern[str], set[str]] = {re.compile("/(metrics|readyz|healthz|console)"): set()}
+for _path, _methods in json.loads(document())["paths"].items():
+    _parameters = _methods.get("get", {}).get("parameters", ())
+    ROUTES[re.compile(re.sub(r"\{\w+\}", "[^/]+", _path))] = {each["name"] for each in _parameters if "name" in each}
 
 Series = dict[str, str]
 
@@ -148,8 +148,9 @@ def test_rules_are_valid() -> None:
 
 
 def test_the_example_of_a_configuration_is_one(tmp_path: Path) -> None:
-    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/observability.md").read_text(), re.MULTILINE | re.DOTALL)
-    (example,) = [block for block in blocks if "scrape_configs" in block]
+    text = (ROOT / "docs/observability.md").read_text()
+    examples = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (example,) = [each for each in examples if "scrape_configs" in each]
     (tmp_path / "prometheus.yml").write_text(example.replace("/path/to", str(ROOT)))
     done = promtool("check", "config", tmp_path / "prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -190,24 +191,24 @@ def test_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any]) -> None:
 
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
     assert {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"} == set(NAMES)
-    index = (RUNBOOKS / "README.md").read_text()
-    assert re.findall(r"\[(Alcor\w+)\]\(\1\.md\)", index) == NAMES
+    index = re.findall(r"^\| \[(\w+)\]\(\1\.md\) \| (\w+) \|", (RUNBOOKS / "README.md").read_text(), re.MULTILINE)
+    assert index == [(rule["alert"], rule["labels"]["severity"]) for rule in alerts()]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runbooks_name_what_exists(name: str, tmp_path: Path) -> None:
-    text = (RUNBOOKS / f"{name}.md").read_text()
+    text = (runbook := RUNBOOKS / f"{name}.md").read_text()
     assert re.findall(r"^#+ (.+)$", text, re.MULTILINE) == [name, "Meaning", "Impact", "Look", "Act"]
     assert names(text) <= known()
     for path in re.findall(r"\]\((?:\.\./)?([\w/.-]+\.md)", text):
         assert (RUNBOOKS / path).exists() or (ROOT / "docs" / path).exists(), path
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    promql = [line for kind, block in blocks if kind == "promql" for line in block.splitlines()]
-    done = parsed(promql, tmp_path) if promql else None
-    assert done is None or done.returncode == 0, done.stderr
-    for command in [line for kind, block in blocks if kind == "" for line in block.splitlines()]:
-        for path in re.findall(r"\$API(/[^\s'\"?]+)", command):
-            assert any(route.fullmatch(path) for route in ROUTES), command
+    done = parsed(blocks(runbook, "promql"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    for command in blocks(runbook, ""):
+        for path, filters in re.findall(r"\$API(/[^\s'\"?]+)\??([^\s'\"]*)", command):
+            known_ = next((parameters for route, parameters in ROUTES.items() if route.fullmatch(path)), None)
+            assert known_ is not None, command
+            assert set(re.findall(r"([\w:]+)=", filters)) <= known_, command
         if command.startswith("alcor "):
             _accepted(command.split("#")[0].split()[1:])
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from planes.data.linux import namespaces
 from tests.e2e.parts import Parts, eventually
-from tests.observability.prom import ALERTS, BOARDS, Query, alerts, filled, names, panels, queries
+from tests.observability.prom import ALERTS, BOARDS, RUNBOOKS, Query, alerts, blocks, filled, names, panels, queries
 from tests.support.prometheus import Prometheus, Sample
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(120)]
@@ -96,9 +96,10 @@ def _shows(query: Query, samples: list[Sample]) -> bool:
 
 
 def _quiet(prometheus: Prometheus) -> set[str]:
-    """What panels and alerts pick, and nothing of it exists: a label's value that is never told, say."""
+    """What panels, alerts and runbooks pick, and nothing of it exists: a label's value that is never told, say."""
     expressions = [query.expr.replace('instance=~"$instance"', "") for query in queries()]
     expressions += [rule["expr"] for rule in alerts()]
+    expressions += [line for runbook in RUNBOOKS.glob("*.md") for line in blocks(runbook, "promql")]
     picked = {part.replace("{, ", "{") for expr in expressions for part in _SELECTOR.findall(expr) if names(part)}
     return {selector for selector in picked if not prometheus.query(selector)}
 
