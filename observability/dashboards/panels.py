@@ -82,7 +82,7 @@ def _where(more: str) -> str:
 
 
 def graph(title: str, says: str, unit: str, queries: Sequence[Query], stacked: bool = False, span: int = 12) -> Panel:
-    """Lines over time, with exemplars where a query has buckets."""
+    """Lines over time; with exemplars, once, where the first query has buckets."""
     legend = shared.VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE)
     legend.placement(common.LegendPlacement.BOTTOM).show_legend(True).calcs(["mean", "max", "lastNotNull"])
     panel = timeseries.Panel().legend(legend).fill_opacity(30 if stacked else 8).line_width(1).min(0)
@@ -90,8 +90,8 @@ def graph(title: str, says: str, unit: str, queries: Sequence[Query], stacked: b
     panel.show_points(common.VisibilityMode.NEVER)
     if stacked:
         panel.stacking(shared.StackingConfig().mode(common.StackingMode.NORMAL))
-    for query, legend_format in queries:
-        panel.with_target(_target(query, legend_format).range().exemplar("_bucket" in query))
+    for place, (query, called) in enumerate(queries):
+        panel.with_target(_target(query, called).range().exemplar(place == 0 and "_bucket" in query))
     return _framed(panel, title, says, span, 9).unit(unit)
 
 

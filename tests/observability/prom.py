@@ -47,10 +47,10 @@ def queries() -> Iterator[Query]:
             yield from (Query(board.stem, panel["title"], target["expr"]) for target in panel["targets"])
 
 
-def filled(expr: str, window: str, api: str = ".+", agents: str = ".+", board: str = "") -> str:
-    """A query as Grafana sends it, with all processes chosen."""
-    chosen = agents if board in ("alcor-hosts", "alcor-data") else api
-    return expr.replace("$__rate_interval", window).replace("$instance", chosen)
+def filled(query: Query, window: str, api: str = ".+") -> str:
+    """A query as Grafana sends it with all processes chosen; `api` are those of the API."""
+    chosen = ".+" if query.board in ("alcor-hosts", "alcor-data") else api
+    return query.expr.replace("$__rate_interval", window).replace("$instance", chosen)
 
 
 def alerts() -> list[dict[str, Any]]:

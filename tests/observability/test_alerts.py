@@ -120,7 +120,7 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
     "AlcorDriftRepeats": (
         {f'{FOUND}{{{AGENT},kind="links"}}': per_minute(1)},
-        {f'{FOUND}{{{AGENT},kind="links"}}': "0+0x20 8+0x70"},
+        {f'{FOUND}{{{AGENT},kind="links"}}': "0+0x20 500+0x70"},
     ),
     "AlcorKernelRefuses": (
         {f'{KERNEL}{{{AGENT},kind="nft",outcome="failed"}}': per_minute(1)},

@@ -54,12 +54,12 @@ def test_buckets_ask_for_exemplars() -> None:
     for board in BOARDS:
         for panel in panels(board):
             if panel["type"] in ("heatmap", "timeseries"):
-                for target in panel["targets"]:
-                    assert target["exemplar"] == ("_bucket" in target["expr"])
+                for place, target in enumerate(panel["targets"]):
+                    assert target["exemplar"] == (place == 0 and "_bucket" in target["expr"])
 
 
 def test_queries_parse(tmp_path: Path) -> None:
-    done = parsed([filled(query.expr, "5m") for query in queries()], tmp_path)
+    done = parsed([filled(query, "5m") for query in queries()], tmp_path)
     assert done.returncode == 0, done.stderr
 
 
