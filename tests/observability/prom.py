@@ -59,8 +59,8 @@ def alerts() -> list[dict[str, Any]]:
 
 def blocks(runbook: Path, kind: str) -> list[str]:
     """The lines of a runbook's blocks: `promql`, or commands (no kind)."""
-    found = re.findall(rf"^```{kind}\n(.*?)^```", runbook.read_text(), re.MULTILINE | re.DOTALL)
-    return [line for block in found for line in block.splitlines()]
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", runbook.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for this, block in found if this == kind for line in block.splitlines()]
 
 
 def known() -> set[str]:
