@@ -12,6 +12,7 @@ from observability.dashboards.panels import (
     SECONDS,
     SHARE,
     board,
+    gained,
     gauge,
     graph,
     heat,
@@ -103,10 +104,7 @@ def dashboard() -> Dashboard:
                     "Daily check",
                     "What the check of the whole store found, and what of it was repaired.",
                     COUNT,
-                    [
-                        (f'sum(increase(alcor_check_{name}_total{{instance=~"$instance"}}[1d]))', name)
-                        for name in ("runs", "found", "repaired")
-                    ],
+                    [(gained(f"alcor_check_{name}_total", "1d"), name) for name in ("runs", "found", "repaired")],
                 ),
             ],
             "Processes": [

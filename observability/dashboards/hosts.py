@@ -10,8 +10,10 @@ from observability.dashboards.panels import (
     PER_SECOND,
     SECONDS,
     board,
+    gained,
     gauge,
     graph,
+    lacking,
     number,
     percentiles,
     quantile,
@@ -42,9 +44,9 @@ def dashboard() -> Dashboard:
                 number("Alive", "Hosts that control hears.", COUNT, _hosts("alive")),
                 number("Silent", "Hosts it hears no more.", COUNT, _hosts("silent"), 1),
                 number("Agents", "Agents that are scraped.", COUNT, gauge(AGENTS, how="count")),
-                number("Out of sync", "Agents that lack some goal state.", COUNT, _lacking(AGENTS), 1),
-                number("Off the bus", "Agents without NATS.", COUNT, _lacking("alcor_agent_bus_connected"), 1),
-                number("Drift", "Repairs in the last hour.", COUNT, f"sum(increase({REPAIRED}{_CHOSEN}[1h]))", 1),
+                number("Out of sync", "Agents that lack some goal state.", COUNT, lacking(AGENTS), 1),
+                number("Off the bus", "Agents without NATS.", COUNT, lacking("alcor_agent_bus_connected"), 1),
+                number("Drift", "Repairs in the last hour.", COUNT, gained(REPAIRED, "1h"), 1),
             ],
             "Health": [
                 graph(
@@ -64,7 +66,7 @@ def dashboard() -> Dashboard:
                     "Hosts with most drift",
                     "Repairs in the last hour. Somebody else works on these hosts' kernels.",
                     COUNT,
-                    top(f"sum by (instance) (increase({REPAIRED}{_CHOSEN}[1h]))"),
+                    top(gained(REPAIRED, "1h", "instance")),
                 ),
             ],
             "Work": [
@@ -123,15 +125,8 @@ def dashboard() -> Dashboard:
     )
 
 
-_CHOSEN = '{instance=~"$instance"}'
-
-
 def _hosts(state: str) -> str:
     return f'max(alcor_hosts{{state="{state}"}}) or vector(0)'
-
-
-def _lacking(metric: str) -> str:
-    return f"count({metric}{_CHOSEN} == 0) or vector(0)"
 
 
 def _busiest() -> str:

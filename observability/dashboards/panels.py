@@ -4,6 +4,7 @@ Called by the boards beside it. All that they have in common is decided here: th
 has a unit and says what it shows, a row is 24 wide. No I/O.
 """
 
+import string
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ _SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 #: (PromQL, what its series are called)
 Query = tuple[str, str]
 Panel = Builder[dashboard.Panel]
-_Any = TypeVar("_Any", timeseries.Panel, heatmap.Panel, stat.Panel, table.Panel)
+_Kind = TypeVar("_Kind", timeseries.Panel, heatmap.Panel, stat.Panel, table.Panel)
 
 
 # -- PromQL -----------------------------------------------------------------------------------------------------------
@@ -55,6 +56,16 @@ def gauge(metric: str, by: str = "", where: str = "", how: str = "sum") -> str:
     return f"{how}{_by(by)}({metric}{_where(where)})"
 
 
+def gained(metric: str, over: str, by: str = "") -> str:
+    """What a counter gained in so long."""
+    return f"sum{_by(by)}(increase({metric}{_where('')}[{over}]))"
+
+
+def lacking(metric: str) -> str:
+    """How many processes say 0 where 1 is well."""
+    return f"count({metric}{_where('')} == 0) or vector(0)"
+
+
 def share(part: str, whole: str) -> str:
     """Of two rates; 0 where the part has no series yet."""
     return f"({part} or vector(0)) / {whole}"
@@ -65,9 +76,9 @@ def top(query: str) -> str:
     return f"topk({SLOWEST}, {query})"
 
 
-def percentiles(histogram: str, where: str = "") -> list[Query]:
+def percentiles(histogram: str) -> list[Query]:
     """The three that are usual."""
-    return [(quantile(each, histogram, where=where), f"p{each * 100:g}") for each in (0.5, 0.9, 0.99)]
+    return [(quantile(each, histogram), f"p{each * 100:g}") for each in (0.5, 0.9, 0.99)]
 
 
 def _by(labels: str) -> str:
@@ -81,7 +92,7 @@ def _where(more: str) -> str:
 # -- panels -----------------------------------------------------------------------------------------------------------
 
 
-def graph(title: str, says: str, unit: str, queries: Sequence[Query], stacked: bool = False, span: int = 12) -> Panel:
+def graph(title: str, says: str, unit: str, queries: Sequence[Query], stacked: bool = False) -> Panel:
     """Lines over time; with exemplars, once, where the first query has buckets."""
     legend = shared.VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE)
     legend.placement(common.LegendPlacement.BOTTOM).show_legend(True).calcs(["mean", "max", "lastNotNull"])
@@ -92,20 +103,20 @@ def graph(title: str, says: str, unit: str, queries: Sequence[Query], stacked: b
         panel.stacking(shared.StackingConfig().mode(common.StackingMode.NORMAL))
     for place, (query, called) in enumerate(queries):
         panel.with_target(_target(query, called).range().exemplar(place == 0 and "_bucket" in query))
-    return _framed(panel, title, says, span, 9).unit(unit)
+    return _framed(panel, title, says, 12, 9).unit(unit)
 
 
-def heat(title: str, says: str, histogram: str, where: str = "", span: int = 12) -> Panel:
+def heat(title: str, says: str, histogram: str) -> Panel:
     """A histogram over time, a column per interval; exemplars are dots that lead to traces."""
-    query = f"sum by (le) (increase({histogram}_bucket{_where(where)}[$__rate_interval]))"
+    query = gained(f"{histogram}_bucket", "$__rate_interval", "le")
     panel = heatmap.Panel().calculate(False).cell_gap(1).exemplars_color("rgba(255,0,255,0.7)").show_y_histogram()
     panel.color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Turbo").steps(64))
     panel.y_axis(heatmap.YAxisConfig().unit(SECONDS)).show_legend()
     panel.with_target(_target(query, "{{le}}").range().exemplar(True).format(PromQueryFormat.HEATMAP))
-    return _framed(panel, title, says, span, 9).unit(COUNT)
+    return _framed(panel, title, says, 12, 9).unit(COUNT)
 
 
-def number(title: str, says: str, unit: str, query: str, red: float | None = None, span: int = 4) -> Panel:
+def number(title: str, says: str, unit: str, query: str, red: float | None = None) -> Panel:
     """One number, now, red from a value on; a sparkline behind it."""
     steps = [dashboard.Threshold(value=None, color="green")]
     if red is not None:
@@ -113,23 +124,23 @@ def number(title: str, says: str, unit: str, query: str, red: float | None = Non
     panel = stat.Panel().graph_mode(common.BigValueGraphMode.AREA).color_mode(common.BigValueColorMode.VALUE)
     panel.reduce_options(shared.ReduceDataOptions().calcs(["lastNotNull"]))
     panel.thresholds(frame.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps))
-    return _framed(panel.with_target(_target(query, "").range()), title, says, span, 4).unit(unit)
+    return _framed(panel.with_target(_target(query, "").range()), title, says, 4, 4).unit(unit)
 
 
-def rows(title: str, says: str, unit: str, query: str, span: int = 12) -> Panel:
+def rows(title: str, says: str, unit: str, query: str) -> Panel:
     """A table of the present values, the largest first."""
     panel = table.Panel().sort_by([shared.TableSortByFieldState().display_name("Value").desc(True)])
     panel.with_target(_target(query, "").instant().format(PromQueryFormat.TABLE))
     hidden = {"Time": True, "__name__": True, "job": True}
     panel.with_transformation(dashboard.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden}))
-    return _framed(panel, title, says, span, 9).unit(unit)
+    return _framed(panel, title, says, 12, 9).unit(unit)
 
 
 def _target(query: str, legend: str) -> prometheus.Dataquery:
     return prometheus.Dataquery().expr(query).legend_format(legend).datasource(_SOURCE)
 
 
-def _framed(panel: _Any, title: str, says: str, span: int, height: int) -> _Any:
+def _framed(panel: _Kind, title: str, says: str, span: int, height: int) -> _Kind:
     return panel.title(title).description(says).span(span).height(height).datasource(_SOURCE)
 
 
@@ -149,9 +160,9 @@ def board(uid: str, title: str, says: str, of: str, sections: dict[str, Sequence
         for panel in panels:
             made.with_panel(panel)
     finished = made.build()
-    for number_, panel_ in enumerate(finished.panels or (), 1):
-        panel_.id_val = number_
-        for letter, target in zip("ABCDEFGHIJ", getattr(panel_, "targets", None) or (), strict=False):
+    for place, shown in enumerate(finished.panels or (), 1):
+        shown.id_val = place
+        for letter, target in zip(string.ascii_uppercase, getattr(shown, "targets", ()), strict=False):
             target.ref_id = letter
     return finished
 

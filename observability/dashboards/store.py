@@ -12,6 +12,7 @@ from observability.dashboards.panels import (
     gauge,
     graph,
     heat,
+    lacking,
     number,
     percentiles,
     quantile,
@@ -21,6 +22,8 @@ from observability.dashboards.panels import (
 
 STORE = "alcor_store_operation_duration_seconds"
 RTT = "alcor_bus_rtt_seconds"
+#: all of them: `$instance` chooses among processes of the API here
+AGENTS_OFF = "count(alcor_agent_bus_connected == 0) or vector(0)"
 MESSAGES = "alcor_bus_messages_total"
 FAILED = 'outcome=~"error|unknown"'
 
@@ -36,9 +39,11 @@ def dashboard() -> Dashboard:
                 number("Operations", "Of the store.", PER_SECOND, rate(f"{STORE}_count")),
                 number("99 % take", "Of the store's operations.", SECONDS, quantile(0.99, STORE), 0.25),
                 number("Failed", "Share of the store's operations.", SHARE, _failed(), 0.001),
-                number("Bus away", "API processes without NATS.", COUNT, _away(), 1),
+                number("Bus away", "API processes without NATS.", COUNT, lacking("alcor_bus_connected"), 1),
                 number("Round trip", "To NATS, 99th percentile.", SECONDS, quantile(0.99, RTT), 0.1),
-                number("Agents off", "Agents without NATS.", COUNT, _agents_away(), 1),
+                number(
+                    "Agents off", "Agents without NATS.", COUNT, "count(alcor_agent_bus_connected == 0) or vector(0)", 1
+                ),
             ],
             "Store": [
                 heat("All operations", "Time that the store took.", STORE),
@@ -105,11 +110,3 @@ def dashboard() -> Dashboard:
 
 def _failed() -> str:
     return share(rate(f"{STORE}_count", where=FAILED), rate(f"{STORE}_count"))
-
-
-def _away() -> str:
-    return 'count(alcor_bus_connected{instance=~"$instance"} == 0) or vector(0)'
-
-
-def _agents_away() -> str:
-    return "count(alcor_agent_bus_connected == 0) or vector(0)"
