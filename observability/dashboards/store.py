@@ -41,9 +41,7 @@ def dashboard() -> Dashboard:
                 number("Failed", "Share of the store's operations.", SHARE, _failed(), 0.001),
                 number("Bus away", "API processes without NATS.", COUNT, lacking("alcor_bus_connected"), 1),
                 number("Round trip", "To NATS, 99th percentile.", SECONDS, quantile(0.99, RTT), 0.1),
-                number(
-                    "Agents off", "Agents without NATS.", COUNT, "count(alcor_agent_bus_connected == 0) or vector(0)", 1
-                ),
+                number("Agents off", "Agents without NATS.", COUNT, AGENTS_OFF, 1),
             ],
             "Store": [
                 heat("All operations", "Time that the store took.", STORE),
