@@ -15,6 +15,7 @@ VERSIONS = ("1.29", "1.33", "1.37")
 #: kinds that only clusters with the operators know
 APIS = (
     "monitoring.coreos.com/v1/ServiceMonitor",
+    "monitoring.coreos.com/v1/PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule",
     "cassandra.datastax.com/v1beta1",
 )

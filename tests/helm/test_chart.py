@@ -8,6 +8,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from planes.model.settings import PREFIX, Settings, load
 from tests.helm.charts import (
@@ -47,8 +48,10 @@ TOGGLES: dict[str, tuple[str, ...]] = {
     "callers": ('networkPolicy.apiFrom=[{"namespaceSelector":{}}]', 'api.service.annotations={"a":"b"}'),
     "operator": OPERATOR,
 }
+#: without what is copied from observability/
+BARE = ("monitoring.dashboards.enabled=false", "monitoring.rules=false")
 #: kinds without a schema here: only their presence and shape is asserted
-CUSTOM = {"ServiceMonitor", "PrometheusRule", "CassandraDatacenter"}
+CUSTOM = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "CassandraDatacenter"}
 
 
 @pytest.mark.parametrize("preset", sorted((CHART / "ci").glob("*.yaml")), ids=lambda path: path.stem)
@@ -218,6 +221,12 @@ def test_nothing_is_granted_and_no_secret_is_in_clear() -> None:
 def test_monitors_only_where_the_cluster_knows_them() -> None:
     assert not [o for o in render() if o["kind"] in CUSTOM]
     assert one(render(apis=APIS), "ServiceMonitor")["spec"]["endpoints"][0]["path"] == "/metrics"
+    agents = one(render(apis=APIS), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+    container = one(render(apis=APIS), "DaemonSet")["spec"]["template"]["spec"]["containers"][0]
+    assert agents["port"] == container["ports"][0]["name"]
+    assert agents["relabelings"][0]["targetLabel"] == "instance"
+    silent = render(PRODUCTION, "agent.metricsPort=0", apis=APIS)
+    assert not [o for o in silent if o["kind"] == "PodMonitor"]
     center = one(render(PRODUCTION, *OPERATOR, apis=APIS), "CassandraDatacenter")
     assert center["spec"]["storageConfig"]["cassandraDataVolumeClaimSpec"]["storageClassName"] == "fast"
 
@@ -257,11 +266,22 @@ def test_what_is_made_from_other_files_is_up_to_date() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_dashboards_and_alerts_are_shipped_as_they_are() -> None:
+    objects = render(apis=APIS)
+    shipped = [o for o in objects if o["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
+    assert {name: text for o in shipped for name, text in o["data"].items()} == {
+        path.name: path.read_text() for path in (ROOT / "observability/dashboards/json").iterdir()
+    }
+    alerts = yaml.safe_load((ROOT / "observability/alerts/alcor.yaml").read_text())
+    assert one(objects, "PrometheusRule")["spec"] == alerts
+    assert not [o for o in render(PRODUCTION, *BARE, apis=APIS) if o in shipped or o["kind"] == "PrometheusRule"]
+
+
 @pytest.mark.parametrize("preset", [DEV, PRODUCTION], ids=["dev", "production"])
 def test_golden(preset: Path) -> None:
     """Whatever changes a render changes this file in the same commit: delete it and run the test to write it anew."""
     golden = Path(__file__).parent / "golden" / f"{preset.stem}.yaml"
-    done = template(preset, apis=APIS)
+    done = template(preset, *BARE, apis=APIS)
     if not golden.exists():
         golden.write_text(done.stdout)
     assert golden.read_text() == done.stdout

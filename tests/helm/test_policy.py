@@ -34,7 +34,7 @@ RULES: dict[str, Rule] = {
 }
 NODE = "the agent is the node's network: its namespaces, its underlay address, its state over updates"
 SHARE = "mounts under /run/netns are shared with the node only by a privileged container; setpriv drops the rest"
-EXITS = "an agent listens on nothing; it ends when it cannot work, and control sees its beats"
+EXITS = "an agent serves nobody; it ends when it cannot work, and control sees its beats"
 SHORT = "runs once"
 #: (container, rule) → why not
 SKIPPED = {

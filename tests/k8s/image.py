@@ -90,7 +90,7 @@ def _packages() -> set[tuple[str, Path]]:
             continue  # for another platform
         needed = [requirement for requirement in package.requires or [] if "extra ==" not in requirement]
         todo += [re.split(r"[ ;<>=!~\[(]", requirement)[0] for requirement in needed]
-        for file in () if name == "alcor-mesh" else package.files or ():
+        for file in package.files or ():  # of the project itself: its metadata
             top = file.parts[0]
             if top != ".." and not top.startswith("__"):
                 found.add((top, Path(str(package.locate_file(top)))))

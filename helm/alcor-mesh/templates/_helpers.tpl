@@ -140,8 +140,13 @@ env:
   - {name: ALCOR_HOST, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
   - {name: ALCOR_VTEP, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}
   - {name: ALCOR_STATE, value: {{ $agent.statePath | quote }}}
+  - {name: ALCOR_METRICS_HOST, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}
+  - {name: ALCOR_METRICS_PORT, value: {{ int $agent.metricsPort | quote }}}
   {{- include "alcor.natsEnv" (list . .Values.nats.auth.agentSecret .Values.nats.auth.agentPath) | indent 2 }}
   {{- with $agent.extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- with $agent.metricsPort }}
+ports: [{name: metrics, containerPort: {{ int . }}, hostPort: {{ int . }}}]
+{{- end }}
 resources: {{- toYaml $agent.resources | nindent 2 }}
 terminationMessagePolicy: FallbackToLogsOnError
 volumeMounts:
