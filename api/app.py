@@ -16,7 +16,8 @@ import uvicorn
 
 from api.metrics import Meter
 from api.server import create_app
-from observability import logs, tracing
+from observability import logs
+from observability.export import Exporter, exporter
 from observability.latency import Latency
 from observability.tracing import Observer
 from planes.bus.nats.bus import NatsBus
@@ -42,11 +43,10 @@ OVERHEAD = 50
 
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in hand. Raises Invalid for settings that cannot be served."""
-    logs.set_up(settings.log_format, settings.log_level)
+    logs.set_up(settings.log_format, settings.log_level, levels=settings.log_levels)
     check(settings)
     latency = Latency()
-    exporter = tracing.otlp(settings.otlp, "alcor-api") if settings.otlp else None
-    observer = Observer(latency, exporter)
+    observer = Observer(latency, traces_to(settings), settings.store.partition(":")[0])
     try:
         async with planes(settings, observer) as cloud:
             # What lives now lives for ever; what a request makes dies with it. Full collections find nothing.
@@ -57,6 +57,12 @@ async def run(settings: Settings) -> None:
             await serve(settings, cloud, observer, meter)
     finally:
         await asyncio.to_thread(observer.close)
+
+
+def traces_to(settings: Settings) -> Exporter | None:
+    """Where spans go."""
+    instance = {"service.instance.id": settings.instance} if settings.instance else {}
+    return exporter(settings.otlp, "alcor-api", **instance) if settings.otlp else None
 
 
 def check(settings: Settings) -> None:

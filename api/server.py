@@ -14,7 +14,7 @@ from api.handlers import routes
 from api.metrics import Meter
 from observability.latency import Latency
 from observability.stages import Change
-from observability.tracing import Observer
+from observability.tracing import Observer, begin
 from planes.goalstate import asyncapi
 from planes.management.services import Cloud
 from planes.model.errors import NotFound
@@ -50,7 +50,10 @@ def _errors(edge: Edge) -> ExceptionHandlersMap:
         return framed(request, framework_problem(error, Change().id))
 
     def broken(request: AnyRequest, error: Exception) -> Response[bytes]:
-        return framed(request, edge.broken(error, Change(request.scope["path"])))
+        change = begin("request", "", 0.0)
+        answer = edge.broken(error, change)
+        edge.observer.answered(change, _method(request), "", request.scope["path"], answer.status, 0)
+        return framed(request, answer)
 
     def framed(request: AnyRequest, answer: Answer) -> Response[bytes]:
         edge.meter.count(_method(request), "", answer.status, 0)

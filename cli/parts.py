@@ -52,7 +52,7 @@ def agent(loaded: Loaded) -> None:
     from agent.config import AgentConfig
     from agent.main import main
 
-    set_up(settings.log_format, settings.log_level)
+    set_up(settings.log_format, settings.log_level, levels=settings.log_levels)
     with _recorded():
         main(
             AgentConfig(

@@ -45,6 +45,9 @@ class Record(Body, frozen=True):
     stages: tuple[StoredStage, ...]
     total: int
     traceparent: str = ""
+    project: str = ""
+    object: str = ""  # id of the first object
+    count: int = 0
 
 
 _decode = msgspec.msgpack.Decoder(Record).decode
@@ -141,6 +144,9 @@ class Changes:
             tuple(stages),
             max(0, opened.last - change.begun),
             change.traceparent,
+            change.project,
+            change.object,
+            change.count,
         )
 
     async def get(self, id_: bytes) -> Record | None:
