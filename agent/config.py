@@ -20,3 +20,5 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     sync_every: float = 600.0
     tombstone_life: float = 600.0
     linger: float = 0.0
+    otlp: str = ""  # where spans go; empty: nowhere
+    trace_ratio: float = 0.01

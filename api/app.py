@@ -23,6 +23,7 @@ from observability.tracing import Observer
 from planes.bus.nats.bus import NatsBus
 from planes.bus.protocol import Bus
 from planes.control.plane import ControlConfig
+from planes.goalstate.messages import TRACES
 from planes.management.cloud import Cloud, build
 from planes.management.context import ManagementConfig
 from planes.model.errors import Invalid
@@ -102,6 +103,9 @@ async def planes(settings: Settings, observer: Observer) -> AsyncIterator[Cloud]
         bus = NatsBus(settings.nats, "alcor-api", credentials=settings.nats_creds)
         stack.push_async_callback(bus.close)
         cloud = build_cloud(settings, store, bus, observer)
+        plane = cloud.plane
+        observer.traces = lambda host: plane.hosts.can(host, TRACES)
+        plane.publisher.joined, plane.served = observer.joined, observer.served
         await cloud.start()
         stack.push_async_callback(cloud.stop)
         await stack.enter_async_context(connecting(bus))

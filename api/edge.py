@@ -76,7 +76,7 @@ class Edge:
             answer = self.broken(error, change)
         method, took = request.scope["method"], now_us() - change.begun
         self.meter.count(method, route, answer.status, took)
-        self.observer.answered(change, method, route, request.scope["path"], answer.status, took)
+        self.observer.answered(change, method, route.replace(":str}", "}"), request.scope["path"], answer.status, took)
         return answer
 
     def _refused(self, error: HTTPException, change: Traced) -> Answer:

@@ -69,6 +69,8 @@ def agent(loaded: Loaded) -> None:
                 beat_every=settings.beat_every,
                 sync_every=settings.sync_every,
                 tombstone_life=settings.tombstone_life,
+                otlp=settings.otlp,
+                trace_ratio=settings.trace_ratio,
             )
         )
 

@@ -197,6 +197,7 @@ def _attributes(values: Attributes | Mapping[str, str]) -> list[KeyValue]:
     return [
         KeyValue(key=key, value=AnyValue(string_value=value) if isinstance(value, str) else AnyValue(int_value=value))
         for key, value in values.items()
+        if value != ""
     ]
 
 
@@ -211,7 +212,7 @@ def zipkin(spans: Sequence[Span], service: str) -> bytes:
                 "timestamp": span.start,
                 "duration": max(1, span.duration),
                 "localEndpoint": {"serviceName": service},
-                "tags": {key: str(value) for key, value in span.attributes.items()}
+                "tags": {key: str(value) for key, value in span.attributes.items() if value != ""}
                 | ({"error": span.error} if span.error else {})
                 | ({"links": ",".join(link.trace for link in span.links)} if span.links else {}),
             }

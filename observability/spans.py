@@ -25,6 +25,8 @@ from observability.stages import PUBLISH, REQUEST, WHOLE
 
 Attributes = Mapping[str, str | int]
 
+#: µs from which something is slow, and exported whatever the ratio
+SLOW = 1_000_000
 #: hosts of one change that its trace shows: the failed and the slowest
 HOSTS = 8
 
@@ -190,10 +192,9 @@ def of_change(
         "alcor.host_count": len({stage.host for stage in change.stages if stage.host}),
     }  # fmt: skip
     error = reason or (change.status if change.status == "ERROR" else "")
-    given = {key: value for key, value in attributes.items() if value != ""}
     spans = [
         Span(own.trace, whole, own.sibling(REQUEST), change.resource or "change", begun, change.total, Kind.INTERNAL,
-             given, error)
+             attributes, error)
     ]  # fmt: skip
     acks = {stage.host: new_id() for stage in change.stages if stage.name == "ack"}
     for stage in change.stages:

@@ -16,6 +16,7 @@ from observability.export import Exporter
 from observability.latency import Latency
 from observability.logs import log_change
 from observability.spans import (
+    SLOW,
     Context,
     Finished,
     Span,
@@ -31,8 +32,6 @@ from observability.stages import Change
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: µs from which a change is slow, and exported whatever the ratio
-SLOW = 1_000_000
 #: requests whose change is under way, and that may yet turn out slow or failed; joined contexts kept
 OPEN = 4096
 
@@ -96,7 +95,8 @@ class Observer:
         asked = parse(traceparent)
         if self.exporter is not None and asked is not None and asked.sampled:
             own = Context(asked.trace, new_id())
-            name = "serve " + subject.split(".")[1]
+            words = subject.split(".")
+            name = "serve " + ("register" if words[-1] == "register" else words[1])
             more = {"alcor.host": host}
             self.exporter.put(
                 lambda: [of_exchange(name, subject, own, asked.span, start, end - start, error, more, serving=True)], 1
@@ -107,7 +107,7 @@ class Observer:
     def joined(self, traceparent: str, host: str, carrier: str) -> None:
         """A change's objects travel to a host in another's message (empty: without a context)."""
         if self.exporter is not None:
-            _keep(self._joined, (traceparent, host), parse(carrier) if carrier else None)
+            _keep(self._joined, (traceparent, host), parse(carrier) if carrier.endswith("1") else None)
 
     def __call__(self, change: Finished) -> None:
         record = self.latency.record

@@ -12,9 +12,9 @@ from msgspec import Struct
 from observability import export
 from observability.export import Exporter, exporter, zipkin
 from observability.latency import Latency
-from observability.spans import HOSTS, Kind, Span, of_change, parse
+from observability.spans import HOSTS, SLOW, Kind, Span, of_change, parse
 from observability.stages import Change, Stage
-from observability.tracing import OPEN, SLOW, Observer, Request, begin
+from observability.tracing import OPEN, Observer, Request, begin
 from tests.support.otlp import Collector, tree
 from tests.support.ports import free_port
 
