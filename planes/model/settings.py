@@ -228,7 +228,7 @@ def _check_log(log: str) -> None:
 def _check(settings: Settings) -> None:
     """What takes more than a field's annotation."""
     _check_log(settings.log)
-    if settings.auth == "none" and not _is_loopback(settings.api_host):
+    if settings.auth == "none" and not is_loopback(settings.api_host):
         raise Invalid(
             f"Setting api_host is '{settings.api_host:.80}' while auth is none: "
             "without authentication the API listens on loopback only."
@@ -239,7 +239,8 @@ def _check(settings: Settings) -> None:
         raise Invalid("Setting echo_from must be less than echo_to.")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
