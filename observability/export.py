@@ -33,7 +33,7 @@ BATCH = 512
 #: seconds: between two looks at the queue; for one request; before each further try
 EVERY, TIMEOUT, RETRIES = 0.5, 5.0, (0.5, 1.0)
 #: seconds that an end may take to send what waits
-PATIENCE = 3.0
+PATIENCE = 2.0
 #: the path of a Zipkin address, which tells it from an OTLP one
 ZIPKIN = "/api/v2/spans"
 #: answers that another try may change

@@ -1,13 +1,14 @@
 """Logging of a process: text for people, one JSON object per line for machines. Called once, by a composition root.
 
 Messages are plain sentences; an exception's trace goes into the same record, and so do the ids that a caller hands over
-by `extra` (`FIELDS`). Secrets never reach a log: who logs a URL masks it first. A finished change is one line, at info,
-of the logger `changes`: formatted and written by a thread, many at once, because `logging` takes as long for one line
-as the whole rest of the control plane does for an acknowledgement.
+by `extra` (`FIELDS`). Passwords of URLs are masked, whoever logs them. A finished change is one line, at info, of the
+logger `changes`; a thread formats and writes many at once, because a call of `logging` would cost more than the marks
+of a whole change.
 """
 
 import atexit
 import logging
+import re
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ FIELDS = ("request_id", "trace_id", "project", "host")
 CHANGES = "changes"
 #: seconds for which lines of changes are gathered, and how many of them; more are dropped and counted
 GATHER, LINES = 0.1, 20_000
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*(?=@)")
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -37,7 +39,19 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name in FIELDS if (value := getattr(record, name, ""))}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return _encode(line).decode()
+        return masked(_encode(line).decode())
+
+
+class TextFormatter(logging.Formatter):
+    """One line per record for people; a trace follows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+def masked(text: str) -> str:
+    """The same without the passwords of URLs, whoever logged them."""
+    return _PASSWORD.sub(r"\1:***", text) if "@" in text else text
 
 
 def _line(at: float, level: str, logger: str, message: str) -> dict[str, Any]:
@@ -133,7 +147,7 @@ def set_up(
     stream = stream or sys.stderr
     json = form == "json" or (not form and not stream.isatty())
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter() if json else logging.Formatter(_TEXT, "%H:%M:%S"))
+    handler.setFormatter(JsonFormatter() if json else TextFormatter(_TEXT, "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -87,6 +88,11 @@ async def _alive(parts: Parts) -> bool:
     return [host["alive"] for host in await parts.list("alcor/hosts")] == [True, True]
 
 
+async def _line(parts: Parts, trace: str) -> dict[str, Any]:
+    lines = [json.loads(line) for line in parts.said("api").splitlines()]
+    return next((line for line in lines if line.get("trace_id") == trace and line["logger"] == "changes"), {})
+
+
 def _ip(namespace: str, command: str) -> None:
     subprocess.run(["ip", "-n", namespace, *command.split()], check=True)
 
@@ -124,6 +130,11 @@ async def test_a_change_from_the_request_to_the_kernel(seen: Seen) -> None:
         if span.parent == program.id:
             assert program.start <= span.start <= span.end <= program.end
         assert span.end <= server.end + 50_000  # it waited for its host
+
+    said = await eventually(lambda: _line(seen.parts, trace), 5, "the change's line in the log")
+    assert said["message"].startswith(f"create port {port} ACTIVE in ")
+    assert said["message"].endswith(" on h1")
+    assert said["request_id"] == by_name["create port"].attributes["alcor.request_id"]
 
     trace, _ = await seen.ask("PUT", f"ports/{port}", port={"admin_state_up": False})
     await seen.expect(

@@ -43,6 +43,16 @@ def test_zipkin_shows_every_stage_of_a_port(tmp_path: Path) -> None:
             (root,) = (span for span in spans if "parentId" not in span)
             assert (root["name"], root["kind"]) == ("post /v2.0/ports", "SERVER")
             assert set(http.get("/api/v2/services").json()) == BOTH
+        recent = cloud.done("trace", "--limit", "5")
+        assert made["id"] in [each["id"] for each in recent]
+        assert cloud.done("trace", "--failed") == []
+        assert cloud.done("trace", "--slow", "60000") == []
+        shown = cloud.alcor("trace").stdout.splitlines()
+        assert shown[0].startswith("BEGAN ")
+        (line,) = (line for line in shown if made["id"] in line)
+        assert "create port" in line
+        assert "ACTIVE" in line
+        assert line.endswith("h1")
         assert cloud.end(signal.SIGINT) == 0
         assert not alive(pid)
     assert remains(data) == []
