@@ -41,7 +41,7 @@ class Kind(IntEnum):
     CONSUMER = 5
 
 
-class Context(Struct, frozen=True):
+class Context(Struct, frozen=True, gc=False):
     """Which span: what a `traceparent` says."""
 
     trace: str

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from msgspec import Struct
+
 from observability.export import Exporter
 from observability.latency import Latency
 from observability.logs import log_change
@@ -47,6 +49,31 @@ class Request(Change):
         self.error = ""
 
 
+class _Answered(Struct, frozen=True, gc=False):
+    """What a request's span is made of."""
+
+    own: Context
+    parent: str
+    id: bytes
+    project: str
+    error: str
+    method: str
+    route: str
+    path: str
+    status: int
+    start: int
+    took: int
+
+    def spans(self) -> list[Span]:
+        more = {"alcor.request_id": "req-" + uuid(self.id), "alcor.project": self.project}
+        return [
+            of_request(
+                self.own, self.parent, self.method, self.route, self.path, self.status, self.start, self.took,
+                self.error, more,
+            )
+        ]  # fmt: skip
+
+
 def begin(resource: str, header: str, ratio: float) -> Request:
     """A change at its beginning; continues the caller's trace and honours its sampling, else samples by the ratio."""
     parent = parse(header) if header else None
@@ -70,8 +97,8 @@ class Observer:
         self.traces = traces
         self._store = store
         self._slow = slow
-        #: by change: how to make the request's span, should it be wanted; None: it is
-        self._late: OrderedDict[bytes, Callable[[], list[Span]] | None] = OrderedDict()
+        #: by change: its request, the span of which may yet be wanted; None: it is
+        self._late: OrderedDict[bytes, _Answered | None] = OrderedDict()
         #: by (traceparent, host): the context under which that change's objects travelled to that host
         self._joined: OrderedDict[tuple[str, str], Context | None] = OrderedDict()
 
@@ -81,14 +108,17 @@ class Observer:
         """The answer to a request is ready, `took` µs after it came."""
         if self.exporter is None:
             return
-        make = partial(_request, request, method, route, path, status, took)
+        answered = _Answered(
+            Context(request.trace_id, request.span_id), request.parent, request.id, request.project, request.error,
+            method, route, path, status, request.begun, took,
+        )  # fmt: skip
         if request.sampled or status >= 500 or took >= self._slow:
-            self.exporter.put(make, 1)
-        elif request.stages:
+            self.exporter.put(answered.spans, 1)
+        elif request.stages and status < 400:
             if self._late.pop(request.id, self) is None:
-                self.exporter.put(make, 1)
+                self.exporter.put(answered.spans, 1)
             else:
-                _keep(self._late, request.id, make)
+                _keep(self._late, request.id, answered)
 
     def served(self, traceparent: str, subject: str, start: int, end: int, host: str, error: str = "") -> None:
         """A host's pull, sync or acknowledgement was answered."""
@@ -122,7 +152,7 @@ class Observer:
         if sampled or change.status == "ERROR" or change.total >= self._slow:
             self._export(self.exporter, change, sampled)
             if request is not None:
-                self.exporter.put(request, 1)
+                self.exporter.put(request.spans, 1)
             elif not sampled:
                 _keep(self._late, change.id, None)
 
@@ -145,12 +175,6 @@ class Observer:
     def close(self) -> None:
         if self.exporter is not None:
             self.exporter.close()
-
-
-def _request(request: Request, method: str, route: str, path: str, status: int, took: int) -> list[Span]:
-    own = Context(request.trace_id, request.span_id)
-    more = {"alcor.request_id": "req-" + uuid(request.id), "alcor.project": request.project}
-    return [of_request(own, request.parent, method, route, path, status, request.begun, took, request.error, more)]
 
 
 def _keep(kept: OrderedDict[K, V], key: K, value: V) -> None:
