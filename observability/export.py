@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import httpx
@@ -194,11 +195,15 @@ def otlp(spans: Sequence[Span], resource: Mapping[str, str]) -> bytes:
 
 
 def _attributes(values: Attributes | Mapping[str, str]) -> list[KeyValue]:
-    return [
-        KeyValue(key=key, value=AnyValue(string_value=value) if isinstance(value, str) else AnyValue(int_value=value))
-        for key, value in values.items()
-        if value != ""
-    ]
+    return [_attribute(key, value) for key, value in values.items() if value != ""]
+
+
+@lru_cache(1024, typed=True)
+def _attribute(key: str, value: str | int) -> KeyValue:
+    """Most are the same again and again."""
+    return KeyValue(
+        key=key, value=AnyValue(string_value=value) if isinstance(value, str) else AnyValue(int_value=value)
+    )
 
 
 def zipkin(spans: Sequence[Span], service: str) -> bytes:
