@@ -16,10 +16,11 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     prefix: str = "alcor"
     udp_port: int = 4789
     machine: str = ""
-    otlp: str = ""
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0  # 0: nowhere
     beat_every: float = 3.0
     sync_every: float = 600.0
     tombstone_life: float = 600.0
     linger: float = 0.0
+    otlp: str = ""  # where spans and metrics go; empty: nowhere
+    trace_ratio: float = 0.01

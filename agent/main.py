@@ -15,6 +15,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -28,7 +29,11 @@ from observability.metrics import Registry
 from observability.telemetry import telling
 from planes.bus.nats.bus import NatsBus
 from planes.data.linux.driver import LinuxDriver
+from planes.goalstate.messages import TRACES
 from planes.goalstate.subjects import check_host, token
+
+if TYPE_CHECKING:
+    from agent.tracing import Tracer
 
 log = logging.getLogger(__name__)
 MACHINE_ID = Path("/etc/machine-id")
@@ -71,13 +76,15 @@ async def run(config: AgentConfig) -> None:
         sync_every=config.sync_every,
         tombstone_life=config.tombstone_life,
         linger=config.linger,
+        capabilities=("vxlan-gbp", *((TRACES,) if config.otlp else ())),
     )
     keeper = StateFile(config.state_dir, host)
     keeper.lock()
     state = AgentState(options, random.random, keeper.load())
     bus = NatsBus(config.nats, f"host-{host}", credentials=config.credentials, inbox=f"_INBOX_{token(host)}")
     driver = LinuxDriver(config.cloud, port=config.udp_port)
-    agent = Agent(state, bus, driver, vtep, _now_us, keeper)
+    tracer = _tracer(config, host) if config.otlp else None
+    agent = Agent(state, bus, driver, vtep, _now_us, keeper, tracer)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,7 +99,16 @@ async def run(config: AgentConfig) -> None:
         log.info("agent of host %s started, tunnel end %s", host, config.vtep)
         await stop.wait()
         await agent.close()
+    if tracer is not None:
+        await asyncio.to_thread(tracer.close)
     log.info("agent of host %s stopped; its traffic goes on", host)
+
+
+def _tracer(config: AgentConfig, host: str) -> "Tracer":
+    from agent.tracing import Tracer  # here: few agents export spans, and the others save the memory
+    from observability.export import exporter
+
+    return Tracer(exporter(config.otlp, "alcor-agent", **{"host.name": host}), host, config.trace_ratio)
 
 
 def main(config: AgentConfig) -> None:

@@ -7,11 +7,23 @@ they are read; the driver works in a task of its own, so that reading, beats and
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.core import events
 from agent.core.events import BEACONS, Event, Scope
-from agent.core.instructions import Audit, Instruction, Listen, Open, Program, Request, Save, Saved, Say, Unlisten
+from agent.core.instructions import (
+    Audit,
+    Instruction,
+    Listen,
+    Open,
+    Program,
+    Request,
+    Save,
+    Saved,
+    Say,
+    Traced,
+    Unlisten,
+)
 from agent.core.state import AgentState
 from agent.metrics import Meter
 from observability.metrics import Metric
@@ -19,6 +31,9 @@ from planes.bus import protocol as bus_protocol
 from planes.bus.protocol import Bus, BusError, Incoming, Subscription
 from planes.data.driver import Driver, SpecKey
 from planes.model.addresses import vtep_mac
+
+if TYPE_CHECKING:
+    from agent.tracing import Tracer  # with what exports spans, which few agents need
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +55,7 @@ class Agent:
         vtep: bytes,
         now_us: Callable[[], int],
         keeper: Keeper | None = None,
+        tracer: "Tracer | None" = None,
     ) -> None:
         self.state = state
         self._bus = bus
@@ -47,6 +63,7 @@ class Agent:
         self._vtep = vtep
         self._now_us = now_us
         self._keeper = keeper
+        self._tracer = tracer
         self._is_open = False
         self._subscriptions: dict[Scope, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,6 +82,7 @@ class Agent:
             Audit: lambda it: self._spawn(self._audit()),
             Save: self._save,
             Say: _say,
+            Traced: self._traced,
         }
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -152,7 +170,8 @@ class Agent:
         scope = instruction.scope
 
         def arrived(message: Incoming) -> None:
-            self._feed(events.Arrived(scope, message.data, self._now_us()))
+            trace = message.traceparent if self._tracer and message.traceparent.endswith("-01") else ""
+            self._feed(events.Arrived(scope, message.data, self._now_us(), trace))
 
         try:
             if scope not in self._subscriptions:
@@ -172,11 +191,18 @@ class Agent:
             await subscription.unsubscribe()
 
     async def _request(self, instruction: Request) -> None:
+        own = self._tracer.ask(instruction) if self._tracer else None
+        header = own.header if own and own.sampled else ""
+        data: bytes | None = None
+        begun, reason = self._now_us(), ""
         try:
-            data: bytes | None = await self._bus.request(instruction.subject, instruction.data, instruction.timeout)
-        except BusError:
-            data = None
-        self._feed(events.Answered(instruction.tag, data, self._now_us()))
+            data = await self._bus.request(instruction.subject, instruction.data, instruction.timeout, header)
+        except BusError as error:
+            reason = str(error) or "no answer"
+        ended = self._now_us()
+        if self._tracer and own:
+            self._tracer.asked(instruction, own, begun, ended, reason)
+        self._feed(events.Answered(instruction.tag, data, ended))
 
     async def _open(self, instruction: Open) -> None:
         try:
@@ -199,17 +225,29 @@ class Agent:
             log.exception("the driver failed")
             keys = [*(spec.key for spec in instruction.puts), *instruction.drops]
             errors = dict.fromkeys(keys, f"driver: {error!r}")
-        self._feed(events.Programmed(errors, started, self._now_us()))
+        ended = self._now_us()
+        if self._tracer:
+            self._tracer.programmed(instruction, errors, started, ended, self._driver.transactions())
+        self._feed(events.Programmed(errors, started, ended))
+        if self._tracer:
+            self._tracer.settled()
 
     async def _audit(self) -> None:
         lost: frozenset[SpecKey] = frozenset()
         drops: dict[str, int] = {}
+        begun = self._now_us()
         try:
             lost = await self._driver.audit()
             drops = await self._driver.drops()
         except Exception:  # the next look may succeed
             log.exception("the driver cannot look for damage")
+        if self._tracer:
+            self._tracer.audited(lost, begun, self._now_us())
         self._feed(events.Audited(lost, drops))
+
+    def _traced(self, instruction: Traced) -> None:
+        if self._tracer:
+            self._tracer.answered(instruction)
 
     def _save(self, instruction: Save) -> None:
         if self._keeper is None:

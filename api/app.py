@@ -16,7 +16,8 @@ import uvicorn
 
 from api.metrics import Meter
 from api.server import create_app
-from observability import logs, tracing
+from observability import logs
+from observability.export import Exporter, exporter
 from observability.latency import Latency
 from observability.metrics import Registry
 from observability.telemetry import telling
@@ -25,6 +26,7 @@ from planes.bus.nats.bus import NatsBus
 from planes.bus.protocol import Bus
 from planes.control.plane import ControlConfig
 from planes.control.readings import readings
+from planes.goalstate.messages import TRACES
 from planes.management.cloud import Cloud, build
 from planes.management.context import ManagementConfig
 from planes.model.errors import Invalid
@@ -46,11 +48,10 @@ OVERHEAD = 50
 
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in hand. Raises Invalid for settings that cannot be served."""
-    logs.set_up(settings.log_format, settings.log_level)
+    logs.set_up(settings.log_format, settings.log_level, levels=settings.log_levels)
     check(settings)
     latency = Latency()
-    exporter = tracing.otlp(settings.otlp, "alcor-api") if settings.otlp else None
-    observer = Observer(latency, exporter)
+    observer = Observer(latency, traces_to(settings), settings.store.partition(":")[0])
     meter = Meter(latency)
     try:
         async with planes(settings, observer, meter.registry) as cloud:
@@ -61,6 +62,12 @@ async def run(settings: Settings) -> None:
             await serve(settings, cloud, observer, meter)
     finally:
         await asyncio.to_thread(observer.close)
+
+
+def traces_to(settings: Settings) -> Exporter | None:
+    """Where spans go."""
+    instance = {"service.instance.id": settings.instance} if settings.instance else {}
+    return exporter(settings.otlp, "alcor-api", **instance) if settings.otlp else None
 
 
 def check(settings: Settings) -> None:
@@ -100,6 +107,9 @@ async def planes(settings: Settings, observer: Observer, registry: Registry) -> 
         bus = NatsBus(settings.nats, "alcor-api", credentials=settings.nats_creds)
         stack.push_async_callback(bus.close)
         cloud = build_cloud(settings, store, bus, observer)
+        plane = cloud.plane
+        observer.traces = lambda host: plane.hosts.can(host, TRACES)
+        plane.publisher.joined, plane.served = observer.joined, observer.served
         await cloud.start()
         stack.push_async_callback(cloud.stop)
         await stack.enter_async_context(connecting(bus))

@@ -15,8 +15,10 @@ from litestar.types import Receive, Scope, Send
 from api import headers
 from api.answers import Answer, failure, problem
 from api.metrics import Meter
-from observability.stages import Change, now_us
+from observability.spans import uuid
+from observability.stages import now_us
 from observability.tracing import Observer, begin
+from observability.tracing import Request as Traced
 from planes.management.caller import Caller
 from planes.management.services import Cloud
 from planes.model.errors import AlcorError, TooLarge
@@ -83,21 +85,22 @@ class Edge:
             answer = self._refused(error, change)
         except Exception as error:
             answer = self.broken(error, change)
-        method = request.scope["method"]
-        self.meter.count(method, route, answer.status, now_us() - change.begun)
+        method, took = request.scope["method"], now_us() - change.begun
+        self.meter.count(method, route, answer.status, took)
+        self.observer.answered(change, method, route.replace(":str}", "}"), request.scope["path"], answer.status, took)
         return answer
 
-    def _refused(self, error: HTTPException, change: Change) -> Answer:
+    def _refused(self, error: HTTPException, change: Traced) -> Answer:
         """What the framework found while the body was read."""
         if error.status_code == 413:
             return failure(TooLarge(f"The body is larger than {self.settings.body_max} bytes."), change.id)
         return framework_problem(error, change.id)
 
-    def broken(self, error: Exception, change: Change) -> Answer:
+    def broken(self, error: Exception, change: Traced) -> Answer:
         """A failure of ours: the client learns the request's id, the log and the trace learn why."""
-        name = change.id.hex()
-        log.error("request %s (%s) failed", name, change.resource, exc_info=error)
-        self.observer.failed(change, f"{type(error).__name__}: {error}"[:400])
+        ids = {"request_id": "req-" + uuid(change.id), "trace_id": change.trace_id}
+        log.error("request %s (%s) failed", ids["request_id"], change.resource, exc_info=error, extra=ids)
+        change.error = f"{type(error).__name__}: {error}"[:400]
         message = "Request Failed: internal server error while processing your request."
         return problem(500, "HTTPInternalServerError", message, change.id)
 

@@ -17,7 +17,7 @@ from api.stream import Stream, open_stream
 from observability import exposition
 from observability.latency import Latency
 from observability.stages import STAGES, Change
-from observability.tracing import Observer
+from observability.tracing import Observer, begin
 from planes.goalstate import asyncapi
 from planes.management.services import Cloud
 from planes.model.errors import Invalid, NotFound
@@ -53,7 +53,10 @@ def _errors(edge: Edge) -> ExceptionHandlersMap:
         return framed(request, framework_problem(error, Change().id))
 
     def broken(request: AnyRequest, error: Exception) -> Response[bytes]:
-        return framed(request, edge.broken(error, Change(request.scope["path"])))
+        change = begin("request", "", 0.0)
+        answer = edge.broken(error, change)
+        edge.observer.answered(change, _method(request), "", request.scope["path"], answer.status, 0)
+        return framed(request, answer)
 
     def framed(request: AnyRequest, answer: Answer) -> Response[bytes]:
         edge.meter.count(_method(request), "", answer.status, 0)

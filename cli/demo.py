@@ -16,7 +16,7 @@ from planes.model.settings import Loaded
 HOSTS = 3
 
 
-def demo(loaded: Loaded, once: bool, json_: bool) -> int:
+def demo(loaded: Loaded, once: bool, json_: bool, viewer: bool = False) -> int:
     """The exit code: 0 only if every step held. Without `once` the cloud stays until it is stopped."""
     data = str(Path(loaded.settings.data) / "demo")
     store = CASSANDRA if loaded.settings.store == CASSANDRA else ""  # nobody's data but its own
@@ -26,7 +26,7 @@ def demo(loaded: Loaded, once: bool, json_: bool) -> int:
 
     async def work() -> None:
         console.print(f"Starting a cloud with {HOSTS} hosts …")
-        async with running(settings, HOSTS, tell, fresh=True) as cloud:
+        async with running(settings, HOSTS, tell, fresh=True, viewer=viewer) as cloud:
             story = _story(cloud, Loaded(settings, {}), console)
             outcome.append(story)
             await _tell(story, console)
@@ -76,4 +76,6 @@ def _conclude(cloud: Cloud, story: Story, console: Console, json_: bool) -> None
         print(msgspec.json.encode({**summary, "held": story.held, "steps": steps}).decode(), flush=True)
         return
     console.print(f"API {cloud.api}/v2.0   bus {cloud.nats}   data {summary['data']}")
+    if cloud.viewer:
+        console.print(f"traces {cloud.viewer}")
     console.print(f"Try: ALCOR_DATA={summary['data']} alcor vm exec red-web-1 -- ping -c 3 10.0.0.12")

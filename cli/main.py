@@ -55,10 +55,19 @@ def cloud_options(function: F) -> F:
                 help="sqlite:///path, cassandra://host/keyspace, or cassandra: a server of this cloud's own [default: "
                 "SQLite in the data directory].",
             ),
+            click.option("--otlp", metavar="URL", help="Collector for traces, by OTLP/HTTP (ALCOR_OTLP)."),
+            click.option("--zipkin", is_flag=True, help="Start a Zipkin that gets all traces, to look at them."),
         )
     ):
         function = option(function)
     return function
+
+
+def _viewed(zipkin: bool, flags: dict[str, Any]) -> bool:
+    """Spans go to one place."""
+    if zipkin and flags["otlp"]:
+        raise click.UsageError("--zipkin and --otlp exclude each other: traces go to one place.")
+    return zipkin
 
 
 @cli.command()
@@ -74,7 +83,7 @@ def cloud_options(function: F) -> F:
 @click.option("--auth", metavar="MODE", help="none, embedded or keystone [default: none].")
 @as_json
 @example("alcor up --hosts 3 --data /tmp/cloud --store cassandra --instances 2")
-def up(hosts: int, instances: int, json_: bool, **flags: Any) -> None:
+def up(hosts: int, instances: int, json_: bool, zipkin: bool, **flags: Any) -> None:
     """Run a whole cloud on this machine, in the foreground, until it is stopped.
 
     A nats-server, the API with its control plane, and an agent per host, each host in its own network namespace. With
@@ -82,7 +91,7 @@ def up(hosts: int, instances: int, json_: bool, **flags: Any) -> None:
     """
     from cli.up import up as run
 
-    run(_settings(**flags), hosts, instances, json_)
+    run(_settings(**flags), hosts, instances, json_, _viewed(zipkin, flags))
 
 
 @cli.command()
@@ -90,14 +99,14 @@ def up(hosts: int, instances: int, json_: bool, **flags: Any) -> None:
 @cloud_options
 @as_json
 @example("alcor demo --once")
-def demo(once: bool, json_: bool, **flags: Any) -> None:
+def demo(once: bool, json_: bool, zipkin: bool, **flags: Any) -> None:
     """Run a cloud and show, with real packets, who can talk to whom.
 
     Two tenants use the same addresses on three hosts. The demo's data is kept apart, in DIR/demo.
     """
     from cli.demo import demo as run
 
-    sys.exit(run(_settings(**flags), once, json_))
+    sys.exit(run(_settings(**flags), once, json_, _viewed(zipkin, flags)))
 
 
 @cli.group()
@@ -167,14 +176,28 @@ def vm_delete(name: str, json_: bool, **flags: Any) -> None:
 
 
 @cli.command()
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="[ID]", default="")
+@click.option("--failed", is_flag=True, help="Without ID: only what failed.")
+@click.option("--slow", type=click.FloatRange(0), metavar="MS", help="Without ID: only what took so long.", default=0)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Without ID: how many.")
 @api_option
 @as_json
-@example("alcor trace req-6f3c9a52-0a47-4e6b-8d5c-2f1f0f9f7f11")
-def trace(id_: str, json_: bool, **flags: Any) -> None:
-    """Show a change stage by stage, per host. ID is a request id, or a port id: that port's last change."""
-    from cli.trace import fetch, show
+@example("alcor trace --failed; alcor trace req-6f3c9a52-0a47-4e6b-8d5c-2f1f0f9f7f11")
+def trace(id_: str, failed: bool, slow: float, limit: int, json_: bool, **flags: Any) -> None:
+    """Show a change stage by stage, per host. ID is a request id, or a port id: that port's last change.
 
+    Without ID: the recent changes of this API instance, newest first.
+    """
+    from cli.trace import fetch, listed, recent, show
+
+    if not id_:
+        changes = recent(_settings(**flags), failed, slow, limit)
+        _answer(changes, json_, listed(changes))
+        return
+    if failed or slow:
+        raise click.UsageError(
+            "--failed and --slow choose among recent changes; with an ID there is nothing to choose."
+        )
     change = fetch(_settings(**flags), id_)
     if json_:
         _answer(change, True, "")

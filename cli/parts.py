@@ -52,7 +52,7 @@ def agent(loaded: Loaded) -> None:
     from agent.config import AgentConfig
     from agent.main import main
 
-    set_up(settings.log_format, settings.log_level)
+    set_up(settings.log_format, settings.log_level, levels=settings.log_levels)
     with _recorded():
         main(
             AgentConfig(
@@ -66,12 +66,13 @@ def agent(loaded: Loaded) -> None:
                 cell=settings.cell,
                 udp_port=settings.udp_port,
                 machine=settings.machine,
-                otlp=settings.otlp,
                 metrics_host=settings.metrics_host,
                 metrics_port=settings.metrics_port,
                 beat_every=settings.beat_every,
                 sync_every=settings.sync_every,
                 tombstone_life=settings.tombstone_life,
+                otlp=settings.otlp,
+                trace_ratio=settings.trace_ratio,
             )
         )
 

@@ -1,5 +1,10 @@
-"""`alcor trace`: one change as a waterfall, stage by stage and host by host. The demo shows the same picture."""
+"""`alcor trace`: one change as a waterfall, stage by stage and host by host, or a line for each of the recent ones.
 
+The demo shows the same picture.
+"""
+
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -7,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.client import Client
+from cli.output import table
 from planes.model.settings import Loaded
 
 WIDTH = 36
@@ -16,6 +22,40 @@ def fetch(loaded: Loaded, id_: str) -> dict[str, Any]:
     """The change, as the API tells it."""
     with Client(loaded.settings.api) as client:
         return change_of(client, id_)
+
+
+def recent(loaded: Loaded, failed: bool, slow_ms: float, limit: int) -> list[dict[str, Any]]:
+    """Changes that the API instance remembers, the newest first."""
+    chosen = {"limit": str(limit)} | ({"status": "ERROR"} if failed else {})
+    if slow_ms:
+        chosen["min_us"] = str(round(slow_ms * 1000))
+    with Client(loaded.settings.api) as client:
+        changes: list[dict[str, Any]] = client.get("/v2.0/alcor/changes", **chosen)["changes"]
+    return changes
+
+
+def listed(changes: Sequence[dict[str, Any]]) -> str:
+    """One line per change."""
+    columns = ("began", "request", "change", "object", "project", "status", "took", "slowest_stage", "hosts")
+    return table(columns, [_row(change) for change in changes]) if changes else "no changes"
+
+
+def _row(change: dict[str, Any]) -> dict[str, Any]:
+    stages = change["stages"]
+    hosts = {stage["host"] for stage in stages if stage["host"]}
+    slowest = max(stages, key=lambda stage: stage["duration_us"], default=None)
+    began = time.localtime(min(stage["start_us"] for stage in stages) / 1e6) if stages else None
+    return {
+        "began": time.strftime("%H:%M:%S", began) if began else "",
+        "request": change["id"],
+        "change": change["resource"],
+        "object": change.get("object_id", ""),
+        "project": change.get("project_id", ""),
+        "status": change["status"],
+        "took": milliseconds(change["total_us"]),
+        "slowest_stage": f"{slowest['name']} {milliseconds(slowest['duration_us'])}" if slowest else "",
+        "hosts": ",".join(sorted(hosts)) if len(hosts) <= 3 else f"{len(hosts)} hosts",
+    }
 
 
 def change_of(client: Client, id_: str) -> dict[str, Any]:

@@ -19,15 +19,17 @@ from typing import Any
 import click
 import httpx
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cli.cassandra.node import Node
 from cli.errors import Failure
 from cli.instances import Instances
 from cli.layout import Description, Layout, require_privileges
 from cli.parts import checked_auth, store_url
+from cli.relay import reachable
 from cli.supervisor import Part, Supervisor
 from cli.underlay import Underlay, underlay
+from cli.zipkin import server as zipkin
 from planes.model.settings import Loaded, Settings
 
 READY_SECONDS = 60.0
@@ -36,6 +38,7 @@ NATS_PORT = 4222
 METRICS_PORT = 9697
 #: the bare word for a store: a server of the cloud's own; and how long that may take to start
 CASSANDRA, CASSANDRA_SECONDS = "cassandra", 240.0
+ZIPKIN_SECONDS = 90.0
 _ADMIN = {"X-Roles": "admin"}
 
 
@@ -49,6 +52,8 @@ class Cloud(Struct, frozen=True):
     hosts: tuple[str, ...]
     agents: tuple[str, ...]
     supervisor: Supervisor
+    #: where traces can be looked at; empty: only here, with `alcor trace`
+    viewer: str = ""
 
     @property
     def api(self) -> str:
@@ -66,14 +71,14 @@ class Cloud(Struct, frozen=True):
             "pids": self.supervisor.pids,
             "metrics": [f"{target}/metrics" for target in (*self.apis, *self.agents)],
             "data": str(self.layout.data),
-        }
+        } | ({"zipkin": self.viewer} if self.viewer else {})
 
 
-def up(loaded: Loaded, hosts: int, instances: int, json_: bool) -> None:
+def up(loaded: Loaded, hosts: int, instances: int, json_: bool, viewer: bool = False) -> None:
     """Run a cloud until SIGINT or SIGTERM."""
 
     async def stay() -> None:
-        async with running(loaded.settings, hosts, tell, instances=instances) as cloud:
+        async with running(loaded.settings, hosts, tell, instances=instances, viewer=viewer) as cloud:
             for name, reason in (await asyncio.to_thread(Instances(loaded, cloud.api).revive)).items():
                 tell(f"instance {name} of the former life is not back: {reason}")
             if json_:
@@ -119,11 +124,16 @@ def until_stopped(work: Coroutine[Any, Any, None]) -> bool:
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: Settings, hosts: int, say: Callable[[str], None], fresh: bool = False, instances: int = 1
+    settings: Settings,
+    hosts: int,
+    say: Callable[[str], None],
+    fresh: bool = False,
+    instances: int = 1,
+    viewer: bool = False,
 ) -> AsyncIterator[Cloud]:
     """A cloud with `hosts` hosts and `instances` of the API, ready to use; all of it is gone when the block is left.
 
-    `fresh`: forget its data.
+    `fresh`: forget its data. `viewer`: with a Zipkin that gets all traces.
     """
     require_privileges()
     checked_auth(settings)
@@ -141,7 +151,8 @@ async def running(
         for path in layout.data.glob(f"{layout.database.name}*"):
             path.unlink()
     shutil.rmtree(layout.data / "hosts", ignore_errors=True)  # these kernels are empty, as after a reboot
-    async with underlay(layout, names) as wires:
+    async with contextlib.AsyncExitStack() as stack:
+        wires = await stack.enter_async_context(underlay(layout, names))
         apis = tuple(f"http://127.0.0.1:{port}" for port in ports)
         nats = f"nats://{wires.machine}:{_free_port(wires.machine, NATS_PORT)}"
 
@@ -151,13 +162,18 @@ async def running(
         supervisor = Supervisor(say, describe)
         try:
             store = store or await _cassandra(layout, supervisor, say)
-            for part in _parts(layout, settings, store, nats, wires, instances):
+            page = ""
+            if viewer:
+                server = await _zipkin(layout, wires.machine, supervisor, say)
+                settings, page = structs.replace(settings, otlp=server.spans, trace_ratio=1.0), server.url
+            otlp = await stack.enter_async_context(reachable(settings.otlp, wires.machine))
+            for part in _parts(layout, settings, store, nats, wires, instances, otlp):
                 await supervisor.start(part)
             for api in apis:
                 await _ready(api, names, supervisor, layout)
             describe()
             agents = tuple(f"http://{vtep}:{METRICS_PORT}" for vtep in wires.vteps.values())
-            yield Cloud(layout, settings, apis, nats, names, agents, supervisor)
+            yield Cloud(layout, settings, apis, nats, names, agents, supervisor, page)
         finally:
             layout.description.unlink(missing_ok=True)
             await supervisor.stop()
@@ -170,30 +186,52 @@ async def _cassandra(layout: Layout, supervisor: Supervisor, say: Callable[[str]
     node = Node(directory, _free_port("127.0.0.1", 9042), _free_port("127.0.0.1", 7000))
     log = layout.logs / "cassandra.log"
     await supervisor.start(Part(CASSANDRA, await asyncio.to_thread(node.prepare), os.environ, log))
-    deadline = time.monotonic() + CASSANDRA_SECONDS
-    while not await asyncio.to_thread(node.answers):
-        if time.monotonic() > deadline:
-            raise Failure(f"Cassandra did not start within {CASSANDRA_SECONDS:.0f} s (log: {log}).")
-        await asyncio.sleep(0.2)
+    await _answering("Cassandra", node.answers, CASSANDRA_SECONDS, log)
     return node.url("alcor")
 
 
+async def _zipkin(layout: Layout, address: str, supervisor: Supervisor, say: Callable[[str], None]) -> zipkin.Zipkin:
+    """Start a trace viewer on the address where hosts find this machine."""
+    say("a Zipkin server is started, which takes 5 to 30 s; the first time, Maven fetches it")
+    server = zipkin.Zipkin(address, _free_port(address, zipkin.PORT))
+    log = layout.logs / "zipkin.log"
+    await supervisor.start(Part("zipkin", await asyncio.to_thread(server.command), os.environ, log))
+    await _answering("Zipkin", server.answers, ZIPKIN_SECONDS, log)
+    return server
+
+
+async def _answering(what: str, answers: Callable[[], bool], seconds: float, log: Path) -> None:
+    deadline = time.monotonic() + seconds
+    while not await asyncio.to_thread(answers):
+        if time.monotonic() > deadline:
+            raise Failure(f"{what} did not start within {seconds:.0f} s (log: {log}).")
+        await asyncio.sleep(0.2)
+
+
 def _parts(
-    layout: Layout, settings: Settings, store: str, nats: str, wires: Underlay, instances: int = 1
+    layout: Layout,
+    settings: Settings,
+    store: str,
+    nats: str,
+    wires: Underlay,
+    instances: int = 1,
+    otlp: str = "",
 ) -> list[Part]:
-    """All processes, in the order of their start."""
+    """All processes, in the order of their start. `otlp`: where hosts find the collector."""
     base = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     base |= {
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
         "ALCOR_NATS": nats,
         "ALCOR_DATA": str(layout.data),
         "ALCOR_TRACE_RATIO": str(settings.trace_ratio),
+        "ALCOR_LOG": settings.log,
     }
     me = (sys.executable, "-P", "-m", "cli.main")  # nothing in the present directory stands in for a module of ours
     parts = [Part("nats", _nats_command(layout, nats), base, layout.logs / "nats.log")]
     for number in range(instances):
         name = f"api{number + 1}" if number else "api"
         env = base | {"ALCOR_STORE": store, "ALCOR_API_HOST": "127.0.0.1", "ALCOR_AUTH": settings.auth}
+        env["ALCOR_OTLP"] = settings.otlp
         env["ALCOR_API_PORT"] = str(settings.api_port + number)
         if not settings.instance or number:  # a name for all its lives: its leases stay its own
             env["ALCOR_INSTANCE"] = name
@@ -202,6 +240,7 @@ def _parts(
         env = base | {
             "ALCOR_HOST": name,
             "ALCOR_VTEP": vtep,
+            "ALCOR_OTLP": otlp,
             "ALCOR_CLOUD": layout.cloud(name),
             "ALCOR_MACHINE": f"{layout.tag}-{name}",
             "ALCOR_STATE": str(layout.data / "hosts" / name),
@@ -293,6 +332,8 @@ def _introduce(cloud: Cloud) -> None:
     lines = [f"API      {'/v2.0 '.join(cloud.apis)}/v2.0   OpenAPI {cloud.api}/schema"]
     lines += [f"bus      {cloud.nats}", f"hosts    {' '.join(cloud.hosts)}", f"data     {data}   logs {data}/log"]
     lines += [f"metrics  {summary['metrics'][0]}   of each host, such as {summary['metrics'][-1]}"]
+    if cloud.viewer:
+        lines.append(f"traces   {cloud.viewer}")
     lines += ["", "Stop with Ctrl-C. In another terminal:"]
     prefix = f"ALCOR_API={cloud.api} ALCOR_DATA={data} "
     lines += [f"  {prefix}alcor vm create web-1 --network NETWORK --host {cloud.hosts[0]}"]

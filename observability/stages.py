@@ -11,6 +11,8 @@ import time
 
 #: every stage, in order; one that did not happen is absent
 STAGES = ("accept", "validate", "claim", "write", "publish", "receive", "program", "ack", "active")
+#: last byte of span ids: of the request, the whole change, its publishing; so that each can name the others
+REQUEST, WHOLE, PUBLISH = "00", "01", "02"
 #: ids are unique, not secret: no system call for each
 _random = random.Random(secrets.token_bytes(32))
 os.register_at_fork(after_in_child=lambda: _random.seed(secrets.token_bytes(32)))
@@ -58,7 +60,8 @@ class Change:
         bits = _random.randbytes(40)
         self.id = bits[:16]
         self.trace_id = trace_id or bits[16:32].hex()
-        self.span_id = bits[32:].hex()
+        #: of the span that its publishing will be: what hosts do hangs there
+        self.span_id = bits[32:39].hex() + PUBLISH
         self.sampled = parent_sampled
         self.resource = resource
         self.project = self.object = ""

@@ -1,229 +1,181 @@
-"""Traces: spans made from a finished change's stages, afterwards, so that a change that nobody samples costs nothing.
+"""Which requests and changes are traced, and the hand-over of those that are.
 
-`Observer` hears of every finished change: it counts all of them in the latency histograms and exports the sampled, the
-slow and the failed. Called by the control plane's `finished` hook and by the REST edge for what failed before control
-saw it. Exporting never blocks and never fails a change: the queue is bounded, what does not fit is dropped and counted.
+`Observer` is called by the REST edge when a request was answered and by the control plane when a change has come to its
+end on all hosts: it counts all of them in the latency histograms, logs each change, and exports the sampled, the slow
+and the failed. The choice is made at the head, by ratio or by the caller's `traceparent`; a change that turns out slow
+or failed is exported afterwards, whole, from the same marks.
 """
 
 import random
-import secrets
-from collections.abc import Sequence
-from typing import Protocol
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from msgspec import Struct
 
+from observability.export import Exporter
 from observability.latency import Latency
+from observability.logs import log_change
+from observability.spans import (
+    SLOW,
+    Context,
+    Finished,
+    Span,
+    new_id,
+    of_change,
+    of_exchange,
+    of_request,
+    parse,
+    uuid,
+)
 from observability.stages import Change
 
-#: spans that wait to be sent; more are dropped
-QUEUE = 20_000
-BATCH = 2048
-#: µs from which a change is slow, and exported whatever the ratio
-SLOW = 1_000_000
-_SCOPE = InstrumentationScope("alcor")
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: requests whose change is under way, and that may yet turn out slow or failed; joined contexts kept
+OPEN = 4096
 
 
-class StageLike(Protocol):
-    """One interval: µs since the epoch, and µs."""
+class Request(Change):
+    """A change that somebody asks for by HTTP. `parent`: the caller's span; `error`: why we failed, in words."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def duration(self) -> int: ...
-    @property
-    def error(self) -> str: ...
+    __slots__ = ("error", "parent")
+
+    def __init__(self, resource: str, parent: Context | None, sampled: bool) -> None:
+        super().__init__(resource, parent.trace if parent else "", sampled)
+        self.parent = parent.span if parent else ""
+        self.error = ""
 
 
-class Finished(Protocol):
-    """A change that has come to its end."""
+class _Answered(Struct, frozen=True, gc=False):
+    """What a request's span is made of."""
 
-    @property
-    def id(self) -> bytes: ...
-    @property
-    def resource(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def stages(self) -> Sequence[StageLike]: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def traceparent(self) -> str: ...
+    own: Context
+    parent: str
+    id: bytes
+    project: str
+    error: str
+    method: str
+    route: str
+    path: str
+    status: int
+    start: int
+    took: int
 
-
-def parse_traceparent(header: str) -> tuple[str, bool] | None:
-    """(trace id, sampled) of a W3C `traceparent`, or None when it is not one."""
-    parts = header.split("-")
-    if len(parts) < 4 or [len(part) for part in parts[:4]] != [2, 32, 16, 2] or parts[0] == "ff":
-        return None
-    try:
-        numbers = [int(part, 16) for part in parts[:4]]
-    except ValueError:
-        return None
-    if not numbers[1] or not numbers[2] or header != header.lower() or "_" in header:
-        return None
-    return parts[1], bool(numbers[3] & 1)
-
-
-def begin(resource: str, header: str, ratio: float) -> Change:
-    """A change at its beginning; continues the caller's trace and honours its sampling, else samples by the ratio."""
-    parent = parse_traceparent(header) if header else None
-    if parent is None:
-        return Change(resource, parent_sampled=ratio > 0 and random.random() < ratio)
-    return Change(resource, parent[0], parent[1])
-
-
-class _Counting(SpanExporter):
-    """Counts what the real exporter took and what it could not send."""
-
-    def __init__(self, inner: SpanExporter) -> None:
-        self._inner = inner
-        self.exported = 0
-        self.failed = 0
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = SpanExportResult.FAILURE
-        try:
-            result = self._inner.export(spans)
-        finally:
-            if result is SpanExportResult.SUCCESS:
-                self.exported += len(spans)
-            else:
-                self.failed += len(spans)
-        return result
-
-    def shutdown(self) -> None:
-        self._inner.shutdown()
-
-
-class Exporter:
-    """Turns finished changes into spans and hands them to a batching processor."""
-
-    def __init__(self, exporter: SpanExporter, service: str, queue: int = QUEUE) -> None:
-        self._counting = _Counting(exporter)
-        self._processor = BatchSpanProcessor(
-            self._counting, max_queue_size=queue, max_export_batch_size=min(BATCH, queue)
-        )
-        self._resource = Resource.create({"service.name": service})
-        self._queue = queue
-        self._taken = 0
-        self._dropped = 0
-
-    @property
-    def counters(self) -> dict[str, int]:
-        sent = self._counting
-        return {"spans_exported": sent.exported, "spans_failed": sent.failed, "spans_dropped": self._dropped}
-
-    def export(self, change: Finished) -> None:
-        """One span for the change and one per stage, as children. Returns at once."""
-        wanted = len(change.stages) + 1
-        if self._taken - self._counting.exported - self._counting.failed + wanted > self._queue:
-            self._dropped += wanted
-            return
-        self._taken += wanted
-        _, trace_hex, span_hex, _ = change.traceparent.split("-")
-        trace = int(trace_hex, 16)
-        root = SpanContext(trace, int(span_hex, 16), is_remote=False, trace_flags=_SAMPLED)
-        begun = change.stages[0].start if change.stages else 0
-        reason = next((stage.error for stage in change.stages if stage.error), "")
-        failed = reason or (change.status if change.status == "ERROR" else "")
-        attributes = {"alcor.request_id": "req-" + _uuid(change.id), "alcor.status": change.status}
-        for stage in change.stages:
-            context = SpanContext(trace, secrets.randbits(64) or 1, is_remote=False, trace_flags=_SAMPLED)
-            where = {"alcor.host": stage.host} if stage.host else {}
-            self._end(stage.name, context, root, where, stage.start, stage.duration, stage.error)
-        self._end(change.resource or "change", root, None, attributes, begun, change.total, failed)
-
-    def _end(
-        self,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        attributes: dict[str, str],
-        start: int,
-        duration: int,
-        error: str,
-    ) -> None:
-        self._processor.on_end(
-            ReadableSpan(
-                name=name,
-                context=context,
-                parent=parent,
-                resource=self._resource,
-                attributes=attributes,
-                kind=SpanKind.INTERNAL if parent else SpanKind.SERVER,
-                instrumentation_scope=_SCOPE,
-                status=Status(StatusCode.ERROR, error) if error else Status(StatusCode.OK),
-                start_time=start * 1000,
-                end_time=(start + duration) * 1000,
+    def spans(self) -> list[Span]:
+        more = {"alcor.request_id": "req-" + uuid(self.id), "alcor.project": self.project}
+        return [
+            of_request(
+                self.own, self.parent, self.method, self.route, self.path, self.status, self.start, self.took,
+                self.error, more,
             )
-        )
-
-    def close(self) -> None:
-        """Send what waits; blocks for a moment, so call it last."""
-        self._processor.shutdown()  # type: ignore[no-untyped-call]
+        ]  # fmt: skip
 
 
-def otlp(endpoint: str, service: str) -> Exporter:
-    """An exporter to an OTLP/HTTP endpoint; `endpoint` is its base, or the whole address of its traces."""
-    address = endpoint if endpoint.endswith("/v1/traces") else endpoint.rstrip("/") + "/v1/traces"
-    return Exporter(OTLPSpanExporter(endpoint=address, timeout=5), service)
+def begin(resource: str, header: str, ratio: float) -> Request:
+    """A change at its beginning; continues the caller's trace and honours its sampling, else samples by the ratio."""
+    parent = parse(header) if header else None
+    sampled = parent.sampled if parent else ratio > 0 and random.random() < ratio
+    return Request(resource, parent, sampled)
 
 
 class Observer:
-    """Hears of every finished change: histograms for all, spans for the sampled, the slow and the failed."""
+    """`store`: the database's name in spans. `traces`: whether a host exports spans of its own work."""
 
-    def __init__(self, latency: Latency, exporter: Exporter | None = None, slow: int = SLOW) -> None:
+    def __init__(
+        self,
+        latency: Latency,
+        exporter: Exporter | None = None,
+        store: str = "",
+        traces: Callable[[str], bool] = lambda host: False,
+        slow: int = SLOW,
+    ) -> None:
         self.latency = latency
         self.exporter = exporter
+        self.traces = traces
+        self._store = store
         self._slow = slow
+        #: by change: its request, the span of which may yet be wanted; None: it is
+        self._late: OrderedDict[bytes, _Answered | None] = OrderedDict()
+        #: by (traceparent, host): the context under which that change's objects travelled to that host
+        self._joined: OrderedDict[tuple[str, str], Context | None] = OrderedDict()
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def answered(self, request: Request, method: str, route: str, path: str, status: int, took: int) -> None:
+        """The answer to a request is ready, `took` µs after it came."""
+        if self.exporter is None:
+            return
+        answered = _Answered(
+            Context(request.trace_id, request.span_id), request.parent, request.id, request.project, request.error,
+            method, route, path, status, request.begun, took,
+        )  # fmt: skip
+        if request.sampled or status >= 500 or took >= self._slow:
+            self.exporter.put(answered.spans, 1)
+        elif request.stages and status < 400:
+            if self._late.pop(request.id, self) is None:
+                self.exporter.put(answered.spans, 1)
+            else:
+                _keep(self._late, request.id, answered)
+
+    def served(self, traceparent: str, subject: str, start: int, end: int, host: str, error: str = "") -> None:
+        """A host's pull, sync or acknowledgement was answered."""
+        asked = parse(traceparent)
+        if self.exporter is not None and asked is not None and asked.sampled:
+            own = Context(asked.trace, new_id())
+            words = subject.split(".")
+            name = "serve " + ("register" if words[-1] == "register" else words[1])
+            more = {"alcor.host": host}
+            self.exporter.put(
+                lambda: [of_exchange(name, subject, own, asked.span, start, end - start, error, more, serving=True)], 1
+            )
+
+    # -- changes ----------------------------------------------------------------------------------------------------
+
+    def joined(self, traceparent: str, host: str, carrier: str) -> None:
+        """A change's objects travel to a host in another's message (empty: without a context)."""
+        if self.exporter is not None:
+            _keep(self._joined, (traceparent, host), parse(carrier) if carrier.endswith("1") else None)
 
     def __call__(self, change: Finished) -> None:
-        chosen = self._chosen(change)
+        sampled = change.traceparent.endswith("1")
+        chosen = sampled or change.status == "ERROR" or change.total >= self._slow
         self.latency.finished(change, chosen)
-        if self.exporter is not None and chosen:
-            self.exporter.export(change)
+        log_change(change)
+        if self.exporter is None:
+            return
+        request = None if sampled else self._late.pop(change.id, None)
+        if chosen:
+            self._export(self.exporter, change, sampled)
+            if request is not None:
+                self.exporter.put(request.spans, 1)
+            elif not sampled:
+                _keep(self._late, change.id, None)
 
-    def failed(self, change: Change, error: str) -> None:
-        """A request that ended in a failure of ours, before the control plane saw it: always exported."""
-        if self.exporter is not None:
-            self.exporter.export(_Failed(change, error))
-
-    def _chosen(self, change: Finished) -> bool:
-        return (
-            change.status == "ERROR" or change.total >= self._slow or bool(int(change.traceparent[-2:] or "0", 16) & 1)
-        )
+    def _export(self, exporter: Exporter, change: Finished, sampled: bool) -> None:
+        own = parse(change.traceparent)
+        if own is None:
+            return
+        elsewhere: set[str] = set()
+        links: list[Context] = []
+        for stage in change.stages if sampled else ():
+            if stage.name == "receive":  # came by a message, which bore the context
+                carrier = self._joined.pop((change.traceparent, stage.host), own)
+                if carrier is own and self.traces(stage.host):
+                    elsewhere.add(stage.host)
+                elif carrier is not own and carrier is not None and carrier not in links:
+                    links.append(carrier)
+        make = partial(of_change, change, own, self._store, elsewhere, tuple(links))
+        exporter.put(make, len(change.stages) + 1)
 
     def close(self) -> None:
         if self.exporter is not None:
             self.exporter.close()
 
 
-class _Failed:
-    """A change that ended at the edge, as a finished one."""
-
-    status = "ERROR"
-
-    def __init__(self, change: Change, error: str) -> None:
-        change.mark("failed")
-        change.stages[-1].error = error
-        self.id = change.id
-        self.resource = change.resource
-        self.stages = change.stages
-        self.total = change.last - change.begun
-        self.traceparent = change.traceparent
-
-
-def _uuid(id_: bytes) -> str:
-    h = id_.hex()
-    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+def _keep(kept: OrderedDict[K, V], key: K, value: V) -> None:
+    kept[key] = value
+    if len(kept) > OPEN:
+        kept.popitem(last=False)

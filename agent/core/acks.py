@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from agent.core.context import Context
 from agent.core.events import Answered
+from agent.core.instructions import Traced
 from agent.core.plan import Plan
 from agent.core.translate import Goals
 from planes.data.driver import SpecKey
@@ -38,6 +39,7 @@ class Owed(Struct):
     said: str = ""
     started: int = 0
     done: int = 0
+    trace: str = ""  # context under which it came, until its work was told of
 
 
 class Acks:
@@ -59,10 +61,12 @@ class Acks:
         #: the last that was said got no reply
         self._unheard = False
 
-    def owe(self, item: Port | Gone, author: str, sent: int, received: int, keys: tuple[SpecKey, ...] = ()) -> None:
+    def owe(
+        self, item: Port | Gone, author: str, sent: int, received: int, keys: tuple[SpecKey, ...] = (), trace: str = ""
+    ) -> None:
         """A new revision came."""
         gone = isinstance(item, Gone)
-        self.owed[item.key] = Owed(item.rev, item.change, author or ANY, sent, received, keys, gone)
+        self.owed[item.key] = Owed(item.rev, item.change, author or ANY, sent, received, keys, gone, trace=trace)
         self._waiting.pop(item.key, None)
 
     def repeat(self, item: Port | Gone, author: str, sent: int, received: int) -> None:
@@ -103,6 +107,7 @@ class Acks:
 
     def settle(self) -> None:
         """Answer for whatever the kernel now has, or refused."""
+        told: dict[tuple[str, int], Traced] = {}
         for key in list(self.owed):
             owed = self.owed[key]
             error = self._verdict(key, owed)
@@ -115,11 +120,14 @@ class Acks:
             )  # fmt: skip
             self._waiting[key] = (answer, owed.author)
             self._held.discard(key)
+            if owed.trace:
+                _tell(told, owed, answer)
             self._context.counters["failed" if error else "applied"] += 1
             if error:
                 owed.said = error
             else:
                 del self.owed[key]
+        self._context.out += told.values()
 
     def _verdict(self, key: Key, owed: Owed) -> str | None:
         """Empty: done. Words: refused. None: not yet."""
@@ -203,3 +211,13 @@ class Acks:
 
     def waiting(self) -> int:
         return len(self.owed) + len(self._waiting)
+
+
+def _tell(told: dict[tuple[str, int], Traced], owed: Owed, answer: Applied) -> None:
+    """One more object of a message that is traced; what came together is told together."""
+    key, owed.trace = (owed.trace, answer.sent), ""
+    old = told.get(key) or Traced(*key, answer.received, 0, 0, 0, "")
+    told[key] = Traced(
+        *key, old.received, max(old.started, answer.started), max(old.done, answer.done), old.objects + 1,
+        old.error or answer.error,
+    )  # fmt: skip

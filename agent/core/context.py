@@ -26,6 +26,7 @@ class Options(Struct, frozen=True, kw_only=True):
     vtep: bytes
     cell: str = ""
     software: str = "alcor-mesh"
+    capabilities: tuple[str, ...] = ("vxlan-gbp",)
     prefix: str = "alcor"
     beat_every: float = 3.0
     sync_every: float = 600.0

@@ -59,6 +59,7 @@ class Arrived(Struct, frozen=True):
     scope: Scope
     data: bytes
     received: int  # µs
+    trace: str = ""  # context of a message whose work is to be traced
 
 
 class Answered(Struct, frozen=True):

@@ -63,4 +63,16 @@ class Say(Struct, frozen=True):
     text: str
 
 
-Instruction = Listen | Unlisten | Request | Open | Program | Audit | Save | Say
+class Traced(Struct, frozen=True):
+    """Objects that came under a context are answered for; the times (µs) are those of `Applied`."""
+
+    trace: str
+    sent: int
+    received: int
+    started: int
+    done: int
+    objects: int
+    error: str
+
+
+Instruction = Listen | Unlisten | Request | Open | Program | Audit | Save | Say | Traced

@@ -61,7 +61,7 @@ class Membership:
             self.former,
             options.cell,
             options.software,
-            ("vxlan-gbp",),
+            options.capabilities,
             attempt=self._attempt,
         )
         self._asked += 1

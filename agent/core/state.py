@@ -274,7 +274,7 @@ class AgentState:
             elif interest.tops.covers(part_of(item.key), item.rev) and self.objects.get(item.key) is None:
                 counters["ignored"] += 1  # what is known up to there does not have it: it was deleted meanwhile
             else:
-                self._accept(item, goal.author, goal.sent, event.received)
+                self._accept(item, goal.author, goal.sent, event.received, trace=event.trace)
         if event.scope[0] == What.NETWORK:
             interest.tops.take(goal.spans)
             self.syncs.followed(event.scope)
@@ -286,7 +286,7 @@ class AgentState:
             else:
                 self.context.counters["malformed"] += 1
 
-    def _accept(self, item: Object, author: str, sent: int, received: int, named: int = 0) -> None:
+    def _accept(self, item: Object, author: str, sent: int, received: int, named: int = 0, trace: str = "") -> None:
         """An object or tombstone came: if it is news, it counts; if it is ours to answer for, an answer is owed.
 
         `named`: the pull whose page had it; 0: a message did.
@@ -299,7 +299,7 @@ class AgentState:
         elif verdict is Verdict.NEWER:
             if mine is not None:
                 keys = self._held_as(mine.id) if isinstance(mine, Gone) else ()
-                self.acks.owe(mine, author, sent, received, keys)
+                self.acks.owe(mine, author, sent, received, keys, trace)
                 self.plan.give_up(keys)
                 self._moved = True
             self.goals.put(item)

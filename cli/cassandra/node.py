@@ -5,24 +5,18 @@ Used by `cli.up` for `--store cassandra`, and by tests. A cloud of one machine; 
 never listen on anything but the address that it was given.
 """
 
-import fcntl
 import os
-import re
-import shutil
 import socket
 import string
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
-from cli.errors import Failure
+from cli.maven import jars
 
 HERE = Path(__file__).resolve().parent
 CENTER = "datacenter1"
-#: tries of the download, which a registry may break off
-TRIES = 3
 _OPENS = """java.base/java.io java.base/java.lang java.base/java.lang.reflect java.base/java.util
 java.base/java.util.concurrent java.base/java.util.concurrent.atomic java.base/java.nio
 java.base/java.lang.module java.base/jdk.internal.loader java.base/jdk.internal.math
@@ -31,39 +25,6 @@ java.base/jdk.internal.util.jar java.base/sun.nio.ch jdk.management/com.sun.mana
 _EXPORTS = """java.base/jdk.internal.misc java.base/jdk.internal.ref java.base/sun.nio.ch
 java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry
 java.rmi/sun.rmi.server java.sql/java.sql jdk.attach/sun.tools.attach"""
-
-
-def jars() -> Path:
-    """The folder with the server's jars; Maven fills it once, whole or not at all. Raises Failure."""
-    for program, package in (("java", "openjdk-17-jre-headless"), ("mvn", "maven")):
-        if shutil.which(program) is None:
-            raise Failure(
-                f"A Cassandra server needs {program}: Debian's package {package}, which `make install` brings."
-            )
-    found = re.search(r"<cassandra\.version>(.+?)<", (HERE / "pom.xml").read_text())
-    assert found, "pom.xml names no version"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alcor" / "cassandra"
-    cache.mkdir(parents=True, exist_ok=True)
-    lib = cache / found[1]
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not lib.exists():
-            _fetch(cache / f"{found[1]}.part").rename(lib)
-    return lib
-
-
-def _fetch(part: Path) -> Path:
-    maven = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
-    for attempt in range(TRIES):
-        shutil.rmtree(part, ignore_errors=True)
-        done = subprocess.run(
-            [*maven, f"-DoutputDirectory={part}", "-DincludeScope=runtime"], capture_output=True, text=True, check=False
-        )
-        if done.returncode == 0:
-            return part
-        if attempt == TRIES - 1:
-            raise Failure(f"Maven cannot fetch Cassandra: {' '.join(done.stdout.split())[-400:]}")
-    raise AssertionError("the last try returns or raises")
 
 
 class Node(Struct, frozen=True):
@@ -88,7 +49,7 @@ class Node(Struct, frozen=True):
 
     def prepare(self) -> Sequence[str]:
         """Write its configuration; the command that runs it. Raises Failure."""
-        lib, d = jars(), self.directory
+        lib, d = jars(HERE / "pom.xml", "A Cassandra server"), self.directory
         d.mkdir(parents=True, exist_ok=True)
         nodes = self.seeds or (self.address,)
         place = nodes.index(self.address)

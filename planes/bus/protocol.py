@@ -58,7 +58,7 @@ class Bus(Protocol):
     async def flush(self, timeout: float = 2.0) -> None:
         """Return when the server has seen all that was handed over before. Raises Disconnected or NoReply."""
 
-    async def request(self, subject: str, data: bytes, timeout: float) -> bytes:
+    async def request(self, subject: str, data: bytes, timeout: float, traceparent: str = "") -> bytes:
         """Raises Disconnected or NoReply (also when nobody listens)."""
 
     async def subscribe(self, subject: str, handler: Callable[[Incoming], None], queue: str = "") -> Subscription:

@@ -122,6 +122,11 @@ class Hosts:
         """The host's name from its spelling in a subject; empty when unknown."""
         return self._by_token.get(subject_token, "")
 
+    def can(self, name: str, capability: str) -> bool:
+        """Whether its agent said so when it registered."""
+        row = self._rows.get(name)
+        return row is not None and capability in row.body.capabilities
+
     def epoch(self, name: str) -> int:
         row = self._rows.get(name)
         return row.epoch if row else 0

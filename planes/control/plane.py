@@ -95,6 +95,8 @@ class ControlPlane:
         self.check = Check(
             store, self.ground, self.echo, self._stores_now, quotas, self.instance, 3 * config.echo_after
         )
+        #: hears of answered requests from hosts that bore a context: (that, subject, begun, ended, host)
+        self.served: Callable[[str, str, int, int, str], None] | None = None
         self.counters = {"malformed": 0, "refused": 0, "put_off": 0}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: list[asyncio.Task[None]] = []
@@ -243,8 +245,11 @@ class ControlPlane:
     async def _serve(
         self, message: Incoming, work: Callable[[], Awaitable[codec.Message]], busy: codec.Message
     ) -> None:
+        begun, host = self.now(), self.subjects.host_of(message.subject)
         try:
             self._answer(message, await work())
+            if message.traceparent and self.served is not None:
+                self.served(message.traceparent, message.subject, begun, self.now(), host)
         except AlcorError as error:
             log.info("request on %s put off: %s", message.subject, error)
             self._answer(message, busy)

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from observability.spans import HOSTS
 from planes.bus.protocol import Bus, BusError
 from planes.goalstate import codec
 from planes.goalstate.messages import Goal, Key, Object, Span
@@ -21,6 +22,9 @@ REPEATS = (1.0, 3.0)
 AWAITED = 100_000
 #: objects of one message; leaves room for the largest objects under 256 KiB
 _CHUNK_BYTES = codec.MAX_MESSAGE * 3 // 4
+
+#: the end of a context that is sampled
+SAMPLED = "-01"
 
 Awaited = tuple[str, Key]
 
@@ -48,9 +52,13 @@ class Publisher:
         self._epoch_of = epoch_of
         self._pending: dict[str, _Message] = {}
         self._scheduled = False
-        #: what is awaited, and the life of the host that it was said to
-        self._awaited: dict[Awaited, tuple[Object, int]] = {}
+        #: what is awaited, the life of the host that it was said to, and the context that it bears
+        self._awaited: dict[Awaited, tuple[Object, int, str]] = {}
         self._repeats: tuple[deque[tuple[float, Awaited, int]], ...] = tuple(deque() for _ in REPEATS)
+        #: hears of sampled objects that travel to a host under another context than theirs, or under none
+        self.joined: Callable[[str, str, str], None] | None = None
+        #: hosts that each sampled context goes to in this turn
+        self._spread: dict[str, set[str]] = {}
         self.counters = {"published": 0, "unsent": 0, "repeated": 0}
 
     @property
@@ -61,12 +69,18 @@ class Publisher:
     def host(self, host: str, objects: Sequence[Object], traceparent: str = "") -> None:
         """Ports and their tombstones, for the host that has them; acknowledged."""
         epoch = self._epoch_of(host)
-        self._add(self._subjects.host(host), objects, (), traceparent, epoch)
+        sampled = traceparent.endswith(SAMPLED)
+        context = traceparent if not sampled or self._spreads(traceparent, host) else ""
+        carrier = self._add(self._subjects.host(host), objects, (), context, epoch)
+        if sampled and carrier != traceparent:
+            context = ""
+            if self.joined is not None:
+                self.joined(traceparent, host, carrier)
         due = asyncio.get_running_loop().time() + REPEATS[0]
         for item in objects:
             if len(self._awaited) < AWAITED:
                 awaited = (host, item.key)
-                self._awaited[awaited] = item, epoch
+                self._awaited[awaited] = item, epoch, context
                 self._repeats[0].append((due, awaited, item.rev))
 
     def network(self, network: bytes, objects: Sequence[Object], spans: Sequence[Span], traceparent: str = "") -> None:
@@ -75,6 +89,13 @@ class Publisher:
 
     def group(self, group: bytes, objects: Sequence[Object], traceparent: str = "") -> None:
         self._add(self._subjects.group(group), objects, (), traceparent, 0)
+
+    def _spreads(self, traceparent: str, host: str) -> bool:
+        """Whether this host gets the context too: so many do that a change's trace stays readable."""
+        hosts = self._spread.setdefault(traceparent, set())
+        if len(hosts) < HOSTS:
+            hosts.add(host)
+        return host in hosts
 
     def acked(self, host: str, key: Key, rev: int) -> None:
         """The host answered for this revision: no repetition."""
@@ -91,22 +112,21 @@ class Publisher:
         for nth, queue in enumerate(self._repeats):
             while queue and queue[0][0] <= now:
                 _, awaited, rev = queue.popleft()
-                item, epoch = self._awaited.get(awaited, (None, 0))
+                item, epoch, traceparent = self._awaited.get(awaited, (None, 0, ""))
                 if item is None or item.rev != rev:
                     continue
                 if epoch != self._epoch_of(awaited[0]):
                     del self._awaited[awaited]
                     continue
-                self._add(self._subjects.host(awaited[0]), (item,), (), "", epoch)
+                self._add(self._subjects.host(awaited[0]), (item,), (), traceparent, epoch)
                 self.counters["repeated"] += 1
                 if nth + 1 < len(REPEATS):
                     self._repeats[nth + 1].append((now + REPEATS[nth + 1] - REPEATS[nth], awaited, rev))
                 else:
                     del self._awaited[awaited]
 
-    def _add(
-        self, subject: str, objects: Sequence[Object], spans: Sequence[Span], traceparent: str, epoch: int
-    ) -> None:
+    def _add(self, subject: str, objects: Sequence[Object], spans: Sequence[Span], traceparent: str, epoch: int) -> str:
+        """Returns the context that the message bears: the first sampled one."""
         message = self._pending.get(subject)
         full = message is not None and len(message.objects) + len(objects) > codec.MAX_OBJECTS
         if message is not None and (full or message.epoch != epoch):
@@ -114,6 +134,8 @@ class Publisher:
             message = None
         if message is None:
             message = self._pending[subject] = _Message(traceparent, epoch)
+        elif traceparent.endswith(SAMPLED) and not message.traceparent.endswith(SAMPLED):
+            message.traceparent = traceparent
         for item in objects:  # the echo may come with what it read before the last change
             present = message.objects.get(item.key)
             if present is None or present.rev <= item.rev:
@@ -122,10 +144,12 @@ class Publisher:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self.flush)
+        return message.traceparent
 
     def flush(self) -> None:
         """Send everything that was handed over."""
         self._scheduled = False
+        self._spread.clear()
         pending, self._pending = self._pending, {}
         for subject, message in pending.items():
             self._send(subject, tuple(message.objects.values()), tuple(message.spans), message)

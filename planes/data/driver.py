@@ -8,7 +8,7 @@ is told is the driver's (rule N13: policy, link, neighbour; removal in reverse; 
 The words say nothing of routes, bridges or tables, so that a data plane of another kind fits behind them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -120,6 +120,15 @@ SpecKey = tuple[str, bytes, bytes]  # (kind, network, what)
 ORDER = ("network", "members", "policy", "port", "peer", "remote")
 
 
+class Transaction(Struct, frozen=True):
+    """One exchange with the kernel: by what, how many messages, when (µs since the epoch) and how long (µs)."""
+
+    what: str
+    messages: int
+    start: int
+    duration: int
+
+
 class DriverError(Exception):
     """The data plane as a whole cannot work here: no privilege, no kernel support. Says what is missing."""
 
@@ -138,6 +147,9 @@ class Driver(Protocol):
 
         One bad object does not keep others from being applied. Never raises for what a kernel answers.
         """
+
+    def transactions(self) -> Sequence[Transaction]:
+        """What the last `apply` asked of the kernel, in order; a bounded number of them."""
 
     async def audit(self) -> frozenset[SpecKey]:
         """What others may have damaged since the last call; a network's key stands for everything in it.

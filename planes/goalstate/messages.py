@@ -250,6 +250,10 @@ class Ok(Struct, array_like=True, frozen=True, gc=False):
     again: int = 0  # seconds; not done, ask again later
 
 
+#: capability: this host exports spans of what it does under a message's `traceparent`, so that control need not
+TRACES = "traces"
+
+
 class Register(Struct, array_like=True, frozen=True, gc=False):
     """Request on pull.<host>.register: an agent starts."""
 

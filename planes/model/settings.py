@@ -25,8 +25,8 @@ Quota = Annotated[int, Meta(ge=-1, le=100_000_000)]
 TcpPort = Annotated[int, Meta(ge=1, le=65_535)]
 HostToken = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.-]*$", max_length=253)]
 
-_LEVEL = "(debug|info|warning|error)"
-_LOG = f"^(|(json|text)([:,]{_LEVEL})?|{_LEVEL})$"
+_FORMS, _LEVELS = ("json", "text"), ("debug", "info", "warning", "error")
+_MODULE = re.compile(r"([A-Za-z_][\w.]*)=(\w+)")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*(?=@)")
 
 
@@ -53,7 +53,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["none", "embedded", "keystone"], _says("who may call the API; none: everybody, on loopback only")
     ] = "none"
     log: Annotated[
-        str, Meta(pattern=_LOG), _says("json or text, and level, e.g. json:debug; empty: text on a terminal, at info")
+        str,
+        _says(
+            "json or text, level, levels of modules, e.g. json:info,planes.control=debug; empty: text on a terminal, "
+            "else json, at info"
+        ),
     ] = ""
 
     api_host: Annotated[str, _says("address that the API listens on")] = "127.0.0.1"
@@ -96,11 +100,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def log_format(self) -> str:
         """`json`, `text`, or empty: whatever suits the output."""
-        return next((word for word in re.split("[:,]", self.log) if word in ("json", "text")), "")
+        return next((word for word in _words(self.log) if word in _FORMS), "")
 
     @property
     def log_level(self) -> str:
-        return next((word for word in re.split("[:,]", self.log) if word not in ("", "json", "text")), "info")
+        return next((word for word in _words(self.log) if word in _LEVELS), "info")
+
+    @property
+    def log_levels(self) -> dict[str, str]:
+        """By module, where it is another than `log_level`."""
+        return {found[1]: found[2] for word in _words(self.log) if (found := _MODULE.fullmatch(word))}
 
 
 class Row(Struct, frozen=True):
@@ -200,9 +209,30 @@ def _meaning(hint: Any) -> str:
     )
 
 
+def _words(log: str) -> list[str]:
+    return re.split("[:,]", log) if log else []
+
+
+def _check_log(log: str) -> None:
+    said: set[str] = set()
+    for word in _words(log):
+        module = _MODULE.fullmatch(word)
+        what = "form" if word in _FORMS else "level" if word in _LEVELS else module[1] if module else ""
+        if not what or (module and module[2] not in _LEVELS):
+            levels = ", ".join(_LEVELS)
+            raise Invalid(
+                f"Setting log is '{log:.80}': '{word:.80}' is neither json or text, nor a level ({levels}), "
+                "nor module=level."
+            )
+        if what in said:
+            raise Invalid(f"Setting log is '{log:.80}': the {what} is given twice.")
+        said.add(what)
+
+
 def _check(settings: Settings) -> None:
-    """What concerns more than one setting."""
-    if settings.auth == "none" and not _is_loopback(settings.api_host):
+    """What takes more than a field's annotation."""
+    _check_log(settings.log)
+    if settings.auth == "none" and not is_loopback(settings.api_host):
         raise Invalid(
             f"Setting api_host is '{settings.api_host:.80}' while auth is none: "
             "without authentication the API listens on loopback only."
@@ -213,7 +243,8 @@ def _check(settings: Settings) -> None:
         raise Invalid("Setting echo_from must be less than echo_to.")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -68,7 +68,12 @@ class Up:
     """A cloud that `alcor up` runs; gone when the block is left."""
 
     def __init__(
-        self, data: Path, hosts: int = 2, arguments: Sequence[str] = (), patience: float = START_SECONDS
+        self,
+        data: Path,
+        hosts: int = 2,
+        arguments: Sequence[str] = (),
+        patience: float = START_SECONDS,
+        **env: str,
     ) -> None:
         self.data = data
         self._patience = patience
@@ -82,7 +87,7 @@ class Up:
             stderr=self._errors,
             stdin=subprocess.DEVNULL,
             cwd=ROOT,
-            env=_environment({}),
+            env=_environment(env),
         )
         self.ready: dict[str, Any] = {}
 

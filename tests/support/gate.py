@@ -104,9 +104,9 @@ class GatedBus(MemoryBus):
     async def flush(self, timeout: float = 2.0) -> None:
         await self._gate.through(self.name, "bus.flush", lambda: super(GatedBus, self).flush(timeout))
 
-    async def request(self, subject: str, data: bytes, timeout: float) -> bytes:
+    async def request(self, subject: str, data: bytes, timeout: float, traceparent: str = "") -> bytes:
         work = super().request
-        return await self._gate.through(self.name, "bus.request", lambda: work(subject, data, timeout))
+        return await self._gate.through(self.name, "bus.request", lambda: work(subject, data, timeout, traceparent))
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         work = super().subscribe

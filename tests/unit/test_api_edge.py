@@ -217,7 +217,7 @@ async def test_failures_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture
             answer = await http.post("/v2.0/networks", json={"network": {}})
             assert answer.status_code == 500
             assert "secret" not in answer.text
-            id_ = answer.headers["X-Openstack-Request-Id"].removeprefix("req-").replace("-", "")
+            id_ = answer.headers["X-Openstack-Request-Id"]
             assert any(id_ in record.getMessage() and record.exc_info for record in caplog.records)
             answer = await http.get(f"/v2.0/networks/{NETWORK}", headers=ADMIN)
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "7")

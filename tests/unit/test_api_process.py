@@ -1,6 +1,8 @@
 """The API process as it is deployed: real store, real bus, real sockets; a signal drains it, spans arrive by OTLP."""
 
 import asyncio
+import contextlib
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -8,9 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.support.nats import NatsServer
+from tests.support.otlp import Collector
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.server
@@ -23,44 +25,22 @@ uvloop.run(run(msgspec.json.decode(sys.argv[1], type=Settings)))
 """
 
 
-class Collector:
-    """An OTLP/HTTP endpoint that keeps the names of the spans it was sent."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-
-    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
-                body = await reader.readexactly(length)
-                sent = ExportTraceServiceRequest.FromString(body if b"/v1/traces" in head else b"")
-                for resource in sent.resource_spans:
-                    for scope in resource.scope_spans:
-                        self.names |= {span.name for span in scope.spans}
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-                await writer.drain()
-        except asyncio.IncompleteReadError:
-            pass
-        finally:
-            writer.close()
-
-
 @pytest.fixture
 async def nats() -> AsyncIterator[NatsServer]:
-    server = NatsServer()
+    server = NatsServer("--user", "bob", "--pass", "s3cret")
     await server.start()
     yield server
     server.kill()
 
 
 async def test_it_serves_drains_and_exports(tmp_path: Path, nats: NatsServer) -> None:
-    collector, port, otlp = Collector(), free_port(), free_port()
-    listener = await asyncio.start_server(collector.take, "127.0.0.1", otlp)
+    port, collector = free_port(), Collector()
+    stack = contextlib.ExitStack()
+    stack.enter_context(collector)
+    bus, otlp = (url.replace("://", "://bob:s3cret@") for url in (nats.url, collector.address))
     settings = (
-        f'{{"store": "sqlite:///{tmp_path}/store.db", "nats": "{nats.url}", "api_port": {port}, "log": "json",'
-        f' "trace_ratio": 1, "otlp": "http://127.0.0.1:{otlp}"}}'
+        f'{{"store": "sqlite:///{tmp_path}/store.db", "nats": "{bus}", "api_port": {port}, "log": "json:debug",'
+        f' "trace_ratio": 1, "otlp": "{otlp}"}}'
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, settings, stderr=asyncio.subprocess.PIPE
@@ -84,13 +64,16 @@ async def test_it_serves_drains_and_exports(tmp_path: Path, nats: NatsServer) ->
         _, errors = await asyncio.wait_for(process.communicate(), 15)
         assert process.returncode == 0, errors.decode()
         assert b'"level":"error"' not in errors
-        assert {"create port", "accept", "write"} <= collector.names
+        assert {"create port", "accept", "write", "POST /v2.0/ports"} <= {span.name for span in collector.spans}
+        assert collector.headers["Authorization"].startswith("Basic ")
+        lines = [json.loads(line) for line in errors.splitlines()]
+        assert sum(line["logger"] == "changes" and "create port" in line["message"] for line in lines) == 1
+        assert b"s3cret" not in errors
     finally:
         if process.returncode is None:
             process.kill()
             await process.communicate()
-        listener.close()
-        await listener.wait_closed()
+        stack.close()
 
 
 async def _ready(http: httpx.AsyncClient) -> None:

@@ -43,7 +43,10 @@ def test_every_command_explains_itself_with_an_example(command: tuple[str, ...])
         ("up", "--hosts", "many"),
         ("vm", "create", "x"),
         ("vm", "create", "x", "--network", "n"),
-        ("trace",),
+        ("trace", "a", "b"),
+        ("trace", "a", "--failed"),
+        ("trace", "--limit", "0"),
+        ("up", "--zipkin", "--otlp", "http://127.0.0.1:4318"),
     ],
     ids=" ".join,
 )

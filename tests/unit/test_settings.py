@@ -45,6 +45,9 @@ def test_environment_is_text_and_the_file_is_typed() -> None:
         (None, {"ALCOR_AUTH": "maybe"}, {}, "auth"),
         (None, {"ALCOR_LOG": "loud"}, {}, "log is 'loud'"),
         (None, {"ALCOR_LOG": "textdebug"}, {}, "log"),
+        (None, {"ALCOR_LOG": "json:info,planes.control=loud"}, {}, "'planes.control=loud' is neither"),
+        (None, {"ALCOR_LOG": "json,text"}, {}, "the form is given twice"),
+        (None, {"ALCOR_LOG": "a=info,a=debug"}, {}, "the a is given twice"),
         (None, {"ALCOR_VTEP": "ten"}, {}, "vtep"),
         (None, {"ALCOR_HOST": "a b"}, {}, "host"),
         (None, {"ALCOR_QUOTA_PORT": "-2"}, {}, "quota_port"),
@@ -90,3 +93,9 @@ def test_unknown_variables_are_reported_not_refused() -> None:
 def test_log_holds_format_and_level(log: str, shape: str, level: str) -> None:
     settings = load(None, {"ALCOR_LOG": log}, {}).settings
     assert (settings.log_format, settings.log_level) == (shape, level)
+
+
+def test_log_holds_levels_of_modules() -> None:
+    settings = load(None, {"ALCOR_LOG": "json:info,planes.control=debug,changes=warning"}, {}).settings
+    assert (settings.log_format, settings.log_level) == ("json", "info")
+    assert settings.log_levels == {"planes.control": "debug", "changes": "warning"}

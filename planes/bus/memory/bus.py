@@ -198,7 +198,7 @@ class MemoryBus:
             raise Disconnected("not connected")
         await asyncio.sleep(0)
 
-    async def request(self, subject: str, data: bytes, timeout: float) -> bytes:
+    async def request(self, subject: str, data: bytes, timeout: float, traceparent: str = "") -> bytes:
         if not self._connected:
             raise Disconnected("not connected")
         if not self.broker.has_listener(subject):
@@ -213,7 +213,7 @@ class MemoryBus:
         inbox = f"_INBOX.{self.name}.{next(self._inboxes)}"
         waiting = self._add(inbox, arrived, "", 0.0)
         try:
-            self.broker.route(self.name, Incoming(subject, data, inbox))
+            self.broker.route(self.name, Incoming(subject, data, inbox, traceparent))
             async with asyncio.timeout(timeout):
                 return await answer
         except TimeoutError:

@@ -137,12 +137,13 @@ class NatsBus:
         if not await self._client.barrier(timeout):
             raise NoReply("the server did not answer a ping")
 
-    async def request(self, subject: str, data: bytes, timeout: float) -> bytes:
+    async def request(self, subject: str, data: bytes, timeout: float, traceparent: str = "") -> bytes:
         if not self.connected:
             raise Disconnected("not connected")
         self.counters["sent"] += 1
         try:
-            message = await self._client.request(subject, data, timeout)
+            headers = {TRACE: traceparent} if traceparent else None
+            message = await self._client.request(subject, data, timeout, headers=headers)
         except errors.NoRespondersError:
             raise NoReply(f"nobody listens on {subject}") from None
         except errors.TimeoutError:

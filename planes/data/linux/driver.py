@@ -22,8 +22,9 @@ from planes.data.driver import (
     RemoteSpec,
     Spec,
     SpecKey,
+    Transaction,
 )
-from planes.data.linux import audit, namespaces, netlink, nft, vif
+from planes.data.linux import audit, namespaces, netlink, nft, timings, vif
 from planes.data.linux.drops import Tally, dropped
 from planes.data.linux.netlink import Netlink
 from planes.data.linux.network import Host, Network, Reasons, Refused
@@ -64,6 +65,7 @@ class LinuxDriver:
         self._errors = 0
         self._repairs = 0  # in networks that are gone
         self._tally = Tally()
+        self._transactions: list[Transaction] = []
         self._unread: list[Network] = []  # whose drops are yet to be read
 
     async def open(self, vtep: bytes, vtep_mac: bytes) -> None:
@@ -134,6 +136,9 @@ class LinuxDriver:
             except OSError:  # it is damaged: the audit says so
                 log.debug("the drops of vni %d cannot be read", network.vni, exc_info=True)
 
+    def transactions(self) -> Sequence[Transaction]:
+        return self._transactions
+
     async def audit(self) -> frozenset[SpecKey]:
         lost: set[SpecKey] = set()
         for network in list(self._networks.values()):
@@ -148,6 +153,7 @@ class LinuxDriver:
         return frozenset(lost)
 
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:
+        self._transactions = timings.gather()
         failed: dict[SpecKey, str] = {}
         obsolete = await _sorted(drops, lambda key: (key[1], key[0]))
         for kinds in obsolete.values():

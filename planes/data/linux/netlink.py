@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from planes.data.linux.tally import count
+from planes.data.linux.timings import timed
 
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 REPLACE, EXCL, CREATE = 0x100, 0x200, 0x400
@@ -108,7 +109,8 @@ class Netlink:
             asked = flags | REQUEST | (ACK if number == last else 0)
             buffer += _HEADER.pack(16 + len(body), kind, asked, number, 0)
             buffer += body
-        return self.exchange(bytes(buffer), first, last)
+        with timed("netlink", len(messages)):
+            return self.exchange(bytes(buffer), first, last)
 
     def exchange(self, data: bytes, first: int, last: int) -> list[Failure]:
         """Send packed messages numbered `first`…`last`; return refusals once `last` is answered."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from planes.data.linux.netlink import ACK, CREATE, NESTED, REQUEST, Failure, Netlink, attr, attrs
+from planes.data.linux.timings import timed
 
 INET, ARP = 1, 3
 
@@ -72,7 +73,8 @@ def _transact(netlink: Netlink, messages: list[tuple[int, int, int, bytes]]) -> 
         buffer += _HEADER.pack(20 + len(body), kind, asked, number, 0, family, 0, 0)
         buffer += body
     buffer += _HEADER.pack(20, _END, REQUEST, last + 1, 0, 0, 0, socket.htons(10))
-    return netlink.exchange(bytes(buffer), first, last)
+    with timed("nfnetlink", len(messages)):
+        return netlink.exchange(bytes(buffer), first, last)
 
 
 def _element_messages(

@@ -9,6 +9,7 @@ import ctypes.util
 from functools import cache
 
 from planes.data.linux.tally import count
+from planes.data.linux.timings import timed
 
 
 class NftError(Exception):
@@ -43,7 +44,8 @@ class Nft:
 
     def run(self, text: str) -> str:
         """Carry out nft commands as one transaction; what they print."""
-        failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
+        with timed("nft", text.count("\n") + 1):
+            failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
         output = self._library.nft_ctx_get_output_buffer(self._context) or b""
         errors = self._library.nft_ctx_get_error_buffer(self._context) or b""
         count("nft", bool(failed))

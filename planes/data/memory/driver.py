@@ -6,9 +6,9 @@ nowhere without root.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from planes.data.driver import ORDER, DriverError, NetworkSpec, Spec, SpecKey
+from planes.data.driver import ORDER, DriverError, NetworkSpec, Spec, SpecKey, Transaction
 from planes.data.memory.fabric import Fabric
 from planes.data.memory.kernel import Kernel, KernelNetwork
 
@@ -74,6 +74,9 @@ class MemoryDriver:
             return errors
         finally:
             self._busy = False
+
+    def transactions(self) -> Sequence[Transaction]:
+        return ()
 
     async def audit(self) -> frozenset[SpecKey]:
         assert not self._busy, "one caller at a time"
