@@ -30,7 +30,7 @@ function useRoute() {
 
 function useLive() {
   const [state, set] = useState(live.state);
-  useEffect(() => live.on("state", set), []);
+  useEffect(() => { set(live.state); return live.on("state", set); }, []); // it may have changed before the page listened
   return state;
 }
 
