@@ -75,6 +75,7 @@ def _conclude(cloud: Cloud, story: Story, console: Console, json_: bool) -> None
         steps = [msgspec.to_builtins(step) for step in story.steps]
         print(msgspec.json.encode({**summary, "held": story.held, "steps": steps}).decode(), flush=True)
         return
+    console.print(f"[bold]Look at it: {summary['console']}[/bold]")
     console.print(f"API {cloud.api}/v2.0   bus {cloud.nats}   data {summary['data']}")
     if cloud.viewer:
         console.print(f"traces {cloud.viewer}")
