@@ -61,11 +61,13 @@ Finished = Callable[[Record], None]
 class _Open:
     """A change whose hosts have not all answered."""
 
-    __slots__ = ("change", "hosts", "last", "waiting")
+    __slots__ = ("before", "change", "hosts", "last", "waiting")
 
     def __init__(self, change: Change, waiting: dict[Id, Port]) -> None:
         self.change = change
         self.waiting = waiting
+        #: by port: an earlier change that waits for it too, if any
+        self.before: dict[Id, _Open] | None = None
         self.hosts: dict[tuple[str, str], StoredStage] = {}
         self.last = change.last
 
@@ -78,6 +80,8 @@ class Changes:
         self._teller = teller
         self._finished = finished
         self._open: OrderedDict[bytes, _Open] = OrderedDict()
+        #: by port: the last change that waits for its host
+        self._last: dict[Id, _Open] = {}
         self._done: OrderedDict[bytes, Record] = OrderedDict()
         self._backlog: list[Record] = []
         self._wake = asyncio.Event()
@@ -96,19 +100,39 @@ class Changes:
             self._finish(opened)
             return
         self._open[change.id] = opened
+        for id_ in waiting:
+            if (earlier := self._last.get(id_)) is not None:
+                opened.before = opened.before or {}
+                opened.before[id_] = earlier
+            self._last[id_] = opened
         if len(self._open) > FOLLOWED:
             _, oldest = self._open.popitem(last=False)
             self._finish(oldest)
+            for id_ in oldest.waiting:
+                if self._last.get(id_) is oldest:
+                    del self._last[id_]
+            oldest.waiting, oldest.before = {}, None
 
     def answered(self, host: str, item: Applied, heard: int, stored: int) -> tuple[Change, Port] | None:
         """A host answered for one port: `heard` and `stored` are when the ack came and when it was kept.
 
-        Returns the change and the port as it was asked for, or None when nobody here waited for this answer.
+        Who answers for a revision answers for those before, of which it may say nothing. Returns the change and the
+        port as it was asked for, or None when nobody here waited for this answer.
         """
+        id_ = Id(item.id)
         opened = self._open.get(item.change)
-        port = opened.waiting.pop(Id(item.id), None) if opened else None
+        port = opened.waiting.get(id_) if opened else None
         if opened is None or port is None:
             return None
+        if self._last.get(id_) is opened:
+            del self._last[id_]
+        earlier: _Open | None = opened
+        while earlier is not None and earlier.waiting.pop(id_, None) is not None:
+            self._answer(earlier, host, item, heard, stored)
+            earlier = earlier.before.pop(id_, None) if earlier.before else None
+        return opened.change, port
+
+    def _answer(self, opened: _Open, host: str, item: Applied, heard: int, stored: int) -> None:
         if item.sent:
             self._stage(opened, "receive", host, item.sent, item.received, "")
             self._stage(opened, "program", host, item.received, item.done, item.error)
@@ -118,9 +142,8 @@ class Changes:
         self._stage(opened, "active", host, heard, stored, "")
         opened.last = max(opened.last, stored)
         if not opened.waiting:
-            self._open.pop(item.change, None)
+            self._open.pop(opened.change.id, None)
             self._finish(opened)
-        return opened.change, port
 
     def _stage(self, opened: _Open, name: str, host: str, start: int, end: int, error: str) -> None:
         """Several ports of one change on one host are one stage: from the first start to the last end."""
