@@ -330,7 +330,12 @@ def _introduce(cloud: Cloud) -> None:
     summary = cloud.summary()
     data = summary["data"]
     lines = [f"API      {'/v2.0 '.join(cloud.apis)}/v2.0   OpenAPI {cloud.api}/schema"]
-    lines += [f"console  {summary['console']}", f"bus      {cloud.nats}", f"hosts    {' '.join(cloud.hosts)}", f"data     {data}   logs {data}/log"]
+    lines += [
+        f"console  {summary['console']}",
+        f"bus      {cloud.nats}",
+        f"hosts    {' '.join(cloud.hosts)}",
+        f"data     {data}   logs {data}/log",
+    ]
     lines += [f"metrics  {summary['metrics'][0]}   of each host, such as {summary['metrics'][-1]}"]
     if cloud.viewer:
         lines.append(f"traces   {cloud.viewer}")

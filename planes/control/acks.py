@@ -82,7 +82,7 @@ class Acks:
         self.kept(said)
         if author == ANY:
             await self._tell_all(host, taken)
-        return said if taken and author not in ("", ANY) else None
+        return said if taken and author else None
 
     def kept(self, said: Stored) -> None:
         """Acks to this instance's goals are stored, by it or by another: those who waited for them go on."""

@@ -27,7 +27,7 @@ from planes.control.snapshots import Snapshots
 from planes.control.watch import Watch
 from planes.goalstate import codec
 from planes.goalstate.messages import Ack, Beacon, Beat, Ok, Page, Pull, Register, Registered, Stored, Sync, Synced
-from planes.goalstate.subjects import Subjects, token
+from planes.goalstate.subjects import ANY, Subjects, token
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError
 from planes.store.partitions import Partitions
@@ -123,6 +123,7 @@ class ControlPlane:
         self._subscriptions = [
             await subscribe(self.subjects.acks, self._on_ack, "control"),
             await subscribe(self.subjects.stored(self.instance), self._on_stored),
+            await subscribe(self.subjects.stored(ANY), self._on_stored),
             await subscribe(self.subjects.pulls, self._on_pull, "control"),
             await subscribe(self.subjects.syncs, self._on_sync, "control"),
             await subscribe(self.subjects.beats, self._on_beat),

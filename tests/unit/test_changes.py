@@ -57,9 +57,9 @@ def test_an_answer_for_a_revision_ends_the_changes_before_it(followed: Followed)
     later = followed.follow("delete", (PORT, 4))
     assert followed.answer(PORT, 3, last) is last
     assert sorted(followed.told) == [("create", "ACTIVE"), ("update", "ACTIVE"), ("update again", "ACTIVE")]
-    assert followed.changes.open == 1
+    assert followed.changes.waiting[0] == 1
     assert followed.answer(PORT, 4, later) is later
-    assert (followed.changes.open, followed.changes._last) == (0, {})
+    assert (followed.changes.waiting[0], followed.changes._last) == (0, {})
 
 
 def test_a_bulk_waits_for_each_of_its_ports(followed: Followed) -> None:
@@ -77,7 +77,7 @@ def test_an_older_answer_ends_nothing_newer(followed: Followed) -> None:
     assert followed.answer(PORT, 1, create) is create
     assert followed.answer(PORT, 9) is None
     assert followed.answer(OTHER, 9) is None
-    assert followed.changes.open == 1
+    assert followed.changes.waiting[0] == 1
 
 
 def test_what_is_followed_is_bounded(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +85,8 @@ def test_what_is_followed_is_bounded(followed: Followed, monkeypatch: pytest.Mon
     last = Change()
     for number in range(10):
         last = followed.follow(f"create {number}", (PORT, number), (OTHER, number))
-    assert followed.changes.open == 3
+    assert followed.changes.waiting[0] == 3
     assert followed.told[0] == ("create 0", "BUILD")
     followed.answer(PORT, 9, last)
     followed.answer(OTHER, 9, last)
-    assert (followed.changes.open, followed.changes._last) == (0, {})
+    assert (followed.changes.waiting[0], followed.changes._last) == (0, {})
