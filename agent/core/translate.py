@@ -272,7 +272,7 @@ class Goals:
         return PolicySpec(network, identity, tuple(sorted(rules)))
 
     def _port_spec(self, view: NetworkView, port: Port | None) -> PortSpec | None:
-        if port is None:
+        if port is None or view.network is None:
             return None
         return PortSpec(
             port.network,
@@ -280,7 +280,7 @@ class Goals:
             port.mac,
             tuple(ip for ip in port.ips if self._lies_in_a_subnet(view, ip)),
             port.identity if port.security else 0,
-            port.admin_up,
+            port.admin_up and view.network.admin_up,
             port.security,
             tuple(pair for pair in port.pairs if len(pair[0]) == IPV4),
         )

@@ -56,6 +56,19 @@ def test_instances_reach_each_other_across_hosts(cloud: Up) -> None:
     assert found
 
 
+def test_a_network_that_is_down_carries_nothing_until_it_is_up(cloud: Up) -> None:
+    target = address(cloud, "b")
+    eventually(lambda: cloud.ping("a", target).returncode == 0, 5, "ping")
+    with cloud.client() as http:
+        (network,) = http.get("/v2.0/networks", params={"name": "blue"}).json()["networks"]
+        path = f"/v2.0/networks/{network['id']}"
+        down = http.put(path, json={"network": {"admin_state_up": False}}).raise_for_status().json()["network"]
+        assert down["status"] == "DOWN"
+        eventually(lambda: cloud.ping("a", target).returncode != 0, 5, "no packet passes")
+        http.put(path, json={"network": {"admin_state_up": True}}).raise_for_status()
+    eventually(lambda: cloud.ping("a", target).returncode == 0, 5, "packets pass again")
+
+
 def test_list_and_exec(cloud: Up) -> None:
     rows = {row["name"]: row for row in cloud.done("vm", "list")}
     assert {name: (row["host"], row["status"], row["running"]) for name, row in rows.items() if name in "ab"} == {

@@ -8,10 +8,11 @@ import sys
 import msgspec
 import pytest
 
-from planes.data.driver import DriverError, Spec, SpecKey
-from planes.data.linux import driver, hosts, namespaces, netlink, skeleton
+from planes.data.driver import DriverError, MembersSpec, RuleSpec, Spec, SpecKey
+from planes.data.linux import driver, hosts, namespaces, netlink, nfnetlink, skeleton
 from planes.data.linux.cleanup import remove_all
 from planes.data.linux.netlink import Netlink
+from planes.data.linux.network import Network
 from planes.model import ids
 from tests.kernel.support import (
     Host,
@@ -162,15 +163,55 @@ async def test_a_port_whose_instance_was_deleted_comes_back(world: World) -> Non
     assert await world.ping(b, a.ips[0])
 
 
-async def test_filters_of_another_release_are_made_anew_closed_until_ports_are_put_again(world: World) -> None:
-    (one,) = await world.start(1)
+def older(net: Network) -> None:
+    """Filters as another release left them: other base chains, another version, the same ports and policies."""
+    listing = net.nft.run("list table inet alcor").replace(skeleton.VERSION, "version_of_before")
+    listing = "\n".join(line for line in listing.splitlines() if 'name "hairpin"' not in line)
+    net.nft.run(f"delete table inet alcor\n{listing}")
+
+
+async def test_filters_of_another_release_are_replaced_and_no_packet_is_lost(world: World) -> None:
+    one, two = await world.start(2)
     net = network("net", 317)
+    group = ident("friends")
+    friends = policy(net, 2, RuleSpec(False, 1, -1, -1, group), RuleSpec(True))
+    a, b = port(net, "a", "10.0.0.5", 2), port(net, "b", "10.0.0.6", 2)
+    ranged = msgspec.structs.replace(port(net, "c", "10.0.0.7"), pairs=((ip("10.0.0.64"), 26, b""),))
+    free = msgspec.structs.replace(port(net, "d", "10.0.0.8", 0), security=False)
+    await join(net, {"a": (one, a), "b": (two, b)}, [friends, open_policy(net)])
+    for host in (one, two):
+        await host.put(MembersSpec(net.network, group, frozenset({2})))
+    await one.put(ranged, free)
+    world.plug(one, a)
+    world.plug(two, b)
+    assert await eventually(lambda: world.ping(a, b.ips[0]))
+    before = await one.driver.held()
+    command = ["ip", "netns", "exec", world.instance(a), "ping", "-q", "-i", "0.01", "-c", "150", "-W", "1", "10.0.0.6"]
+    pinging = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    for _ in range(3):
+        (now,) = one.driver.networks()
+        footprints, base = dict(now.footprints), now.base
+        older(now)
+        await one.restart()
+        (now,) = one.driver.networks()
+        assert (now.footprints, now.base) == (footprints, base)
+        assert skeleton.VERSION in nfnetlink.chain_names(now.filters, nfnetlink.INET, skeleton.TABLE)
+        assert await one.driver.held() == before
+    output, _ = await pinging.communicate()
+    assert b" 0% packet loss" in output, output
+
+
+async def test_filters_that_cannot_be_carried_over_begin_closed(world: World) -> None:
+    (one,) = await world.start(1)
+    net = network("net", 318)
     a, b = port(net, "a", "10.0.0.5"), port(net, "b", "10.0.0.6")
     await one.put(net, open_policy(net), a, b)
     world.plug(one, a)
     world.plug(one, b)
     assert await eventually(lambda: world.ping(b, a.ips[0]))
-    one.driver.networks()[0].nft.run(f"delete chain inet alcor {skeleton.VERSION}")
+    nft = one.driver.networks()[0].nft
+    nft.run("add counter inet alcor strange\nadd rule inet alcor e1 counter name strange")
+    nft.run(f"delete chain inet alcor {skeleton.VERSION}")
     await one.restart()
     assert not await world.ping(b, a.ips[0])
     await one.put(net, open_policy(net), a, b)

@@ -7,6 +7,7 @@ is rule N13's: policy, link, neighbour; removal in reverse.
 
 import asyncio
 import errno
+import logging
 import os
 import resource
 from collections import Counter
@@ -16,13 +17,15 @@ from typing import TypeVar
 from msgspec import Struct
 
 from planes.data.driver import MembersSpec, NetworkSpec, PeerSpec, PolicySpec, RemoteSpec, SpecKey
-from planes.data.linux import namespaces, netlink, nfnetlink, readback, skeleton
+from planes.data.linux import carry, namespaces, netlink, nfnetlink, readback, skeleton
 from planes.data.linux.netlink import Link, Message, Netlink
 from planes.data.linux.nfnetlink import ARP, INET, Change, Element
 from planes.data.linux.nft import Nft, NftError
 from planes.data.linux.skeleton import TABLE, VXLAN, Footprint
 from planes.data.linux.watch import Watch
 from planes.model import ids
+
+log = logging.getLogger(__name__)
 
 _LOOPBACK = 1
 _VXLAN_INDEX = 10
@@ -149,12 +152,24 @@ class Network:
         return taken
 
     def _restore_rules(self) -> None:
-        """Without its tables a namespace would forward anything: unless they are there and ours, both are made anew."""
-        for family, chain in ((INET, skeleton.VERSION), (ARP, "input")):
-            if chain not in nfnetlink.chain_names(self.filters, family, TABLE):
-                self.nft.run(skeleton.RENEWAL)
-                self.repairs += 1
+        """Without its tables a namespace would forward anything: unless they are there and ours, both are made anew.
+
+        Where those of another release are, what ports and policies had in them goes on: an upgrade stops no traffic.
+        """
+        chains = {family: nfnetlink.chain_names(self.filters, family, TABLE) for family in (INET, ARP)}
+        if skeleton.VERSION in chains[INET] and "input" in chains[ARP]:
+            return
+        self.repairs += 1
+        if all(chains.values()):
+            try:
+                listings = {INET: f"list table inet {TABLE}", ARP: f"list table arp {TABLE}"}
+                carried = carry.carried({family: self.nft.run(command) for family, command in listings.items()})
+                self.nft.run(skeleton.RENEWAL + carried)
+            except NftError as error:
+                log.warning("%s: the filters of another release cannot be carried over: %s", self.name, error)
+            else:
                 return
+        self.nft.run(skeleton.RENEWAL)
 
     def _know_filters(self) -> None:
         rules = (nfnetlink.rules(self.filters, family, TABLE) for family in (INET, ARP))
