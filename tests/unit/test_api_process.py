@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import re
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -11,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.load import drive, request
+from observability.export import QUEUE
 from tests.support.nats import NatsServer
 from tests.support.otlp import Collector
 from tests.support.ports import free_port
@@ -74,6 +78,44 @@ async def test_it_serves_drains_and_exports(tmp_path: Path, nats: NatsServer) ->
             process.kill()
             await process.communicate()
         stack.close()
+
+
+@pytest.mark.slow
+async def test_a_collector_that_never_answers_costs_memory_up_to_a_bound_and_no_request(
+    tmp_path: Path, nats: NatsServer
+) -> None:
+    """More spans than the queue holds, all of them sampled."""
+    port, bus = free_port(), nats.url.replace("://", "://bob:s3cret@")
+    with Collector(status=0) as collector:
+        settings = (
+            f'{{"store": "sqlite:///{tmp_path}/store.db", "nats": "{bus}", "api_port": {port}, "log": "error",'
+            f' "trace_ratio": 1, "otlp": "{collector.address}"}}'
+        )
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, settings)
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
+                await _ready(http)
+                before = _memory(process.pid)
+                outcome = await drive(port, lambda _: request("GET", "/v2.0/networks"), 32, count=QUEUE + 2_000)
+                metrics = (await http.get("/metrics")).text
+            assert outcome.refused == 0
+            assert outcome.quantile(0.99) < 1_000
+            counted = re.findall(r"^alcor_spans_(\w+)_total (\d+)", metrics, re.MULTILINE)
+            found = {name: int(value) for name, value in counted}
+            assert found["dropped"] > 1_000
+            assert found["exported"] == 0
+            assert _memory(process.pid) - before < 64 << 20
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 10) == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def _memory(pid: int) -> int:
+    """Resident bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 async def _ready(http: httpx.AsyncClient) -> None:
