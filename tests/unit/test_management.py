@@ -28,7 +28,10 @@ from planes.model.requests import (
     SubnetUpdate,
 )
 from planes.model.views import NetworkView, PortView, SubnetView
+from planes.store.partitions import Partitions
 from planes.store.schema import BY_DEVICE, BY_GROUP, BY_PROJECT, SLOTS
+from planes.store.slots import Slots
+from planes.store.sqlite.store import SqliteStore
 from tests.support.cloud import caller, network_with_subnet, running
 
 
@@ -62,6 +65,29 @@ async def test_networks_have_different_vnis_and_partitions(cloud: Cloud) -> None
     views = await cloud.networks.create(caller(), [NetworkCreate(name=f"n{n}") for n in range(50)])
     assert len({view.provider_segmentation_id for view in views}) == 50
     assert all(0 < view.provider_segmentation_id < 1 << 24 for view in views)
+
+
+async def test_a_freed_vni_rests_before_another_network_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule D8: a host that has not heard yet may still send and take packets of the network that had it."""
+    monkeypatch.setattr("planes.store.slots.VNI_BLOCK", 64)
+    time, minutes = [1_800_000_000_000_000], 60_000_000
+    store = SqliteStore(tmp_path / "slots.db")
+    await store.open()
+    slots = Slots(Partitions(store, lambda: time[0]))
+
+    async def claim(owner: int) -> int | None:
+        return await slots.claim_vni(7, owner.to_bytes(16, "big"), 10 * minutes)
+
+    numbers = {await claim(owner) for owner in range(64)}
+    assert numbers == {*range(7 * 64, 8 * 64)}
+    assert await claim(5000) is None
+    held = await claim(9)  # who has one gets the same
+    await slots.free_vni(7, (9).to_bytes(16, "big"))
+    time[0] += 10 * minutes - 1
+    assert await claim(5000) is None
+    time[0] += 1
+    assert await claim(5000) == held
+    await store.close()
 
 
 async def test_another_project_sees_only_shared_networks(cloud: Cloud) -> None:
