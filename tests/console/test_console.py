@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from api.assets import FOLDER
 from tests.e2e.support import Up, eventually
@@ -137,6 +137,23 @@ def test_what_happens_appears_by_itself(tab: Tab, http: httpx.Client, network: d
     expect(feed).to_contain_text("ACTIVE")
     http.delete(f"/v2.0/ports/{port['id']}", headers={"Prefer": "wait=10"}).raise_for_status()
     expect(feed).to_contain_text("port guest deleted")
+
+
+def test_what_happens_while_the_map_loads_is_kept(tab: Tab, http: httpx.Client, network: dict[str, Any]) -> None:
+    """The list is held back in the browser until the port, made after it was read, has been told of."""
+    page = tab.page
+    held: list[Route] = []
+    page.route(re.compile(r"/v2\.0/ports\?"), lambda route: held.append(route))
+    tab.open()
+    eventually(lambda: page.wait_for_timeout(50) or held)
+    answer = held[0].fetch()
+    port = made(http, "port", network_id=network["id"], name="between", **{"binding:host_id": "h1"})
+    expect(page.locator(".feed")).to_contain_text("ACTIVE")
+    held[0].fulfill(response=answer)
+    before = len(answer.json()["ports"])
+    expect(page.locator("[data-summary]")).to_have_text(re.compile(f" {before + 1} instances"))
+    http.delete(f"/v2.0/ports/{port['id']}", headers={"Prefer": "wait=10"}).raise_for_status()
+    expect(page.locator("[data-summary]")).to_have_text(re.compile(f" {before} instances"))
 
 
 def test_a_port_tells_its_story(tab: Tab, http: httpx.Client, ports: list[dict[str, Any]]) -> None:
