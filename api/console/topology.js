@@ -91,7 +91,7 @@ export function Topology() {
     else if (port) { choose({ host: port.host, network: "", instance: port.id }); picture.current.focus(port.host); }
     return Boolean(name || network || port);
   };
-  const summary = `${mesh.hosts.length} hosts, ${mesh.networks.size} networks, ${mesh.instances.size} instances`;
+  const summary = [[mesh.hosts.length, "host"], [mesh.networks.size, "network"], [mesh.instances.size, "instance"]].map(([n, what]) => `${n} ${what}${n === 1 ? "" : "s"}`).join(", ");
   return html`<div class="mesh">
     <div class="stagearea">
       <canvas ref=${canvas} tabindex="0" role="img" aria-label="Map of the mesh: ${summary}. Arrows move, plus and minus zoom, 0 shows all."></canvas>
