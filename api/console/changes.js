@@ -68,7 +68,7 @@ export function Change({ id }) {
   const hosts = new Set(change.stages.map((stage) => stage.host).filter(Boolean));
   return html`<div><div class="bar"><h1>${change.resource}</h1><${Status} value=${change.status} /></div>
     <div class="sub mono">${change.id}</div>
-    <div class="cards"><div class="card"><b>${ms(change.total_us)}</b><span>from request to the last answer</span></div><div class="card"><b>${hosts.size}</b><span>hosts answered</span></div><div class="card"><b>${change.count || 1}</b><span>objects</span></div><div class="card"><b>${change.project_id || "–"}</b><span>project</span></div></div>
+    <div class="cards"><div class="card"><b>${ms(change.total_us)}</b><span>from request to the last answer</span></div><div class="card"><b>${hosts.size}</b><span>${hosts.size === 1 ? "host" : "hosts"} answered</span></div><div class="card"><b>${change.count || 1}</b><span>${(change.count || 1) === 1 ? "object" : "objects"}</span></div><div class="card"><b>${change.project_id || "–"}</b><span>project</span></div></div>
     <section><h2>Where the time went</h2><p><span class="key control">control plane</span><span class="key host">hosts</span><span class="key bad">failed</span></p><${Waterfall} change=${change} /></section>
     <section><h2>Change</h2><dl><dt>object</dt><dd>${change.object_id && change.resource.endsWith(" port") ? html`<${Id} kind="ports" id=${change.object_id} />` : html`<span class="mono">${change.object_id || "–"}</span>`}</dd><dt>trace</dt><dd class="mono">${change.trace_id}</dd></dl></section></div>`;
 }

@@ -4,6 +4,7 @@ import { colour } from "./ui.js";
 
 const CARD = { width: 196, head: 30, gap: 44, line: 17, dot: 12.9, columns: 13, pad: 13, label: 62 };
 const FAR = 0.45; // below this zoom a host is a tile
+const READABLE = 60; // a tile this wide on the screen has room for its host's name
 const LINES = 300;
 const NAMED = 8; // with more networks than this a host shows dots only
 const WHOLE = 12; // with fewer hosts than this all tunnels are shown
@@ -268,9 +269,22 @@ export class Picture {
       x += width;
     }
     if (card.here.some((i) => i.status === "ERROR")) { ctx.fillStyle = this.ink.bad; ctx.fillRect(card.x, card.y + card.height - 12, card.width, 12); }
+    if (card.width * this.view.scale > READABLE) this.name(card);
     ctx.lineWidth = card.host.name === this.selected.host ? 10 : 4;
     ctx.strokeStyle = !card.host.alive ? this.ink.bad : card.host.name === this.selected.host ? this.ink.accent : this.ink.line;
     ctx.strokeRect(card.x, card.y, card.width, card.height);
+  }
+
+  // As large on the screen at any zoom.
+  name(card) {
+    const { ctx } = this;
+    const size = 11 / this.view.scale;
+    ctx.fillStyle = this.ink.panel;
+    ctx.fillRect(card.x, card.y, card.width, 1.5 * size);
+    ctx.font = `600 ${size}px system-ui, sans-serif`;
+    ctx.textBaseline = "middle";
+    ctx.fillStyle = card.host.alive ? this.ink.text : this.ink.bad;
+    ctx.fillText(short(card.host.name, 9), card.x + 0.5 * size, card.y + 0.8 * size);
   }
 
   card(card, now) {

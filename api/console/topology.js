@@ -16,33 +16,44 @@ function useMesh() {
   const [mesh, set] = useState({ hosts: [], networks: new Map(), instances: new Map(), loaded: false, error: null, turn: 0 });
   const state = useRef(mesh);
   const put = (more) => { state.current = { ...state.current, ...more, turn: state.current.turn + 1 }; set(state.current); };
+  const turn = useRef(0);
+  const late = useRef(null); // what happens while a list is read, which its pages may not know yet
   const load = async () => {
+    const mine = ++turn.current;
+    late.current = [];
     try {
       const [hosts, networks] = await Promise.all([all("hosts", { fields: HOST_FIELDS }, undefined, "alcor/hosts"), all("networks", { fields: "id,name,project_id" })]);
-      const named = new Map(networks.map((network) => [network.id, network]));
       networks.forEach((network) => colour(network.id));
-      const show = (ports) => put({ hosts, networks: named, instances: new Map(ports.map((port) => [port.id, instance(port)])), loaded: true, error: null });
+      const show = (ports) => {
+        if (mine !== turn.current) return; // asked again since, perhaps as somebody else
+        const read = { hosts, networks: new Map(networks.map((network) => [network.id, network])), instances: new Map(ports.map((port) => [port.id, instance(port)])) };
+        late.current.forEach((event) => keep(event, read));
+        put({ ...read, loaded: true, error: null });
+      };
       show(await all("ports", { fields: PORT_FIELDS }, (some) => state.current.loaded || show(some)));
-    } catch (error) { put({ error }); }
+    } catch (error) { if (mine === turn.current) put({ error }); }
+    if (mine === turn.current) late.current = null;
   };
   useEffect(() => { load(); return live.on("reload", load); }, []);
   useInterval(async () => { // hosts that fall silent say nothing
-    try { put({ hosts: await all("hosts", { fields: HOST_FIELDS }, undefined, "alcor/hosts"), error: null }); } catch (error) { put({ error }); }
+    try { put({ hosts: await all("hosts", { fields: HOST_FIELDS }, undefined, "alcor/hosts"), ...(state.current.loaded ? { error: null } : {}) }); } catch (error) { put({ error }); }
   }, 3000);
-  return { mesh, state, put, load };
+  const take = (event) => {
+    if (late.current) late.current.push(event);
+    if (keep(event, state.current)) put({});
+  };
+  return { mesh, state, take, load };
 }
 
-// What an event changes; false: nothing that this page shows.
-function apply(event, { state, put, load }) {
-  const { instances, networks } = state.current;
+// What an event changes; false: nothing that this page shows, or hosts, which are asked for all the time.
+function keep(event, { instances, networks }) {
   if (event.resource === "port") {
     if (event.verb === "delete") instances.delete(event.id);
     else instances.set(event.id, { id: event.id, name: event.name, network: event.network_id, host: event.host, status: event.status, reason: event.status_reason });
   } else if (event.resource === "network") {
     if (event.verb === "delete") networks.delete(event.id);
     else networks.set(event.id, { id: event.id, name: event.name, project_id: event.project_id });
-  } else if (event.resource === "host") { load(); return true; } else return false;
-  put({});
+  } else return false;
   return true;
 }
 
@@ -60,7 +71,7 @@ export function Topology() {
     return () => made.close();
   }, []);
   useEffect(() => live.on("event", (event) => {
-    apply(event, source);
+    source.take(event);
     if (event.resource === "port" && event.verb !== "delete") picture.current.pulse(event.id);
     setFeed((old) => [event, ...old].slice(0, FEED));
   }), []);
@@ -80,7 +91,7 @@ export function Topology() {
     else if (port) { choose({ host: port.host, network: "", instance: port.id }); picture.current.focus(port.host); }
     return Boolean(name || network || port);
   };
-  const summary = `${mesh.hosts.length} hosts, ${mesh.networks.size} networks, ${mesh.instances.size} instances`;
+  const summary = [[mesh.hosts.length, "host"], [mesh.networks.size, "network"], [mesh.instances.size, "instance"]].map(([n, what]) => `${n} ${what}${n === 1 ? "" : "s"}`).join(", ");
   return html`<div class="mesh">
     <div class="stagearea">
       <canvas ref=${canvas} tabindex="0" role="img" aria-label="Map of the mesh: ${summary}. Arrows move, plus and minus zoom, 0 shows all."></canvas>

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from api.assets import FOLDER
 from tests.e2e.support import Up, eventually
@@ -137,6 +137,24 @@ def test_what_happens_appears_by_itself(tab: Tab, http: httpx.Client, network: d
     expect(feed).to_contain_text("ACTIVE")
     http.delete(f"/v2.0/ports/{port['id']}", headers={"Prefer": "wait=10"}).raise_for_status()
     expect(feed).to_contain_text("port guest deleted")
+
+
+def test_what_happens_while_the_map_loads_is_kept(tab: Tab, http: httpx.Client, network: dict[str, Any]) -> None:
+    """The list is held back in the browser until the port, made after it was read, has been told of."""
+    page = tab.page
+    held: list[Route] = []
+    page.route(re.compile(r"/v2\.0/ports\?"), lambda route: held.append(route))
+    with page.expect_request(re.compile(r"/v2\.0/ports\?")):
+        tab.open()
+    assert held
+    answer = held[0].fetch()
+    port = made(http, "port", network_id=network["id"], name="between", **{"binding:host_id": "h1"})
+    expect(page.locator(".feed")).to_contain_text("ACTIVE")
+    held[0].fulfill(response=answer)
+    before = len(answer.json()["ports"])
+    expect(page.locator("[data-summary]")).to_have_text(re.compile(f" {before + 1} instances?"))
+    http.delete(f"/v2.0/ports/{port['id']}", headers={"Prefer": "wait=10"}).raise_for_status()
+    expect(page.locator("[data-summary]")).to_have_text(re.compile(f" {before} instances?"))
 
 
 def test_a_port_tells_its_story(tab: Tab, http: httpx.Client, ports: list[dict[str, Any]]) -> None:
@@ -281,7 +299,11 @@ def test_narrow_dark_and_labelled(browser: Browser, cloud: Up, ports: list[dict[
 
 
 def test_a_thousand_hosts_stay_usable(tab: Tab) -> None:
-    """The same picture with 1 000 hosts and 10 000 instances: frames are counted and the longest is bounded."""
+    """The same picture with 1 000 hosts and 10 000 instances: how long painting takes, and from frame to frame.
+
+    The browser draws what was painted only after it returns, so the time between frames is what a person feels; here
+    without a GPU and beside other work, so that its median is bounded, and the painting's longest.
+    """
     page = tab.open()
     longest = page.evaluate(
         """async () => {
@@ -292,23 +314,28 @@ def test_a_thousand_hosts_stay_usable(tab: Tab) -> None:
              for (let h = 0; h < 1000; h++) hosts.push({ name: `h${h}`, alive: h % 50 > 0, state: "up" });
              for (let i = 0; i < 10000; i++) instances.set(`i${i}`, { id: `i${i}`, name: "", network: `n${i % 40}`, host: `h${i % 1000}`, status: "ACTIVE" });
              picture.show(hosts, instances, new Map());
-             const frames = [];
+             const frames = [], gaps = [];
+             let last = 0;
              for (const scale of [0, 1, 2]) {
                if (scale) picture.zoom(4);
                for (let n = 0; n < 30; n++) {
                  picture.pan(n % 2 ? 40 : -35, 10);
-                 await new Promise(requestAnimationFrame);
+                 const now = await new Promise(requestAnimationFrame);
+                 if (n) gaps.push(now - last); // the first waits for the zoom
+                 last = now;
                  const began = performance.now();
                  picture.paint(began);
                  frames.push(performance.now() - began);
                }
              }
              frames.sort((a, b) => a - b);
-             return { drawn: picture.placed.cards.size, half: frames[45], most: frames[89] };
+             gaps.sort((a, b) => a - b);
+             return { drawn: picture.placed.cards.size, painted: frames[89], gap: gaps[43], gap_most: gaps[86] };
            }"""  # noqa: E501
     )
     assert longest["drawn"] == 1000
-    assert longest["half"] < 100, longest
+    assert longest["painted"] < 100, longest
+    assert longest["gap"] < 100, longest
 
 
 def test_files_are_those_of_the_folder_alone(http: httpx.Client) -> None:
