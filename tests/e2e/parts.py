@@ -195,8 +195,8 @@ class Parts:
     async def metrics(self) -> dict[str, int]:
         """The counters of the API's parts."""
         lines = (await self.http.get("/metrics")).text.splitlines()
-        found = (line.removeprefix("alcor_").split() for line in lines if line.startswith("alcor_"))
-        return {name: int(value) for name, value in found if name.endswith("_total")}
+        found = (line.removeprefix("alcor_").rpartition(" ") for line in lines if line.startswith("alcor_"))
+        return {name: int(value) for name, _, value in found if name.endswith("_total")}
 
 
 async def eventually(fact: Callable[[], Awaitable[Any]], seconds: float = 10.0, what: str = "") -> Any:
