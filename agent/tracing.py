@@ -16,14 +16,13 @@ from observability.spans import (
     Attributes,
     Context,
     Span,
-    StageLike,
     new_id,
     new_trace,
     of_exchange,
     of_stage,
     parse,
 )
-from observability.stages import Stage
+from observability.stages import Stage, StageLike
 from planes.data.driver import SpecKey, Transaction
 
 #: kernel transactions that a program shows: the longest

@@ -8,10 +8,12 @@ the heat map) are made from these counts when somebody asks. No I/O.
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from msgspec import Struct
+
+from observability.stages import Finished
 
 #: width of the sliding window, in slots of `SLOT` seconds
 SLOTS = 5
@@ -181,28 +183,6 @@ class Histogram:
         """Counts on the heat map's scale by number of the column, of the last ones that had any and the present one."""
         self._catch_up()
         return {**dict(self._columns), self._column: self._present()}
-
-
-class StageLike(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def duration(self) -> int: ...
-
-
-class Finished(Protocol):
-    """A change that has come to its end."""
-
-    @property
-    def resource(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def stages(self) -> Sequence[StageLike]: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def traceparent(self) -> str: ...
 
 
 class Latency:

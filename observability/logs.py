@@ -18,7 +18,8 @@ from typing import Any, TextIO
 
 import msgspec
 
-from observability.spans import Finished, parse, uuid
+from observability.spans import parse, uuid
+from observability.stages import Finished
 
 _encode = msgspec.json.Encoder().encode
 

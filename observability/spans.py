@@ -17,11 +17,10 @@ Made by `observability.tracing` in the API and by `agent.tracing` on hosts, with
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
-from typing import Protocol
 
 from msgspec import Struct
 
-from observability.stages import PUBLISH, REQUEST, WHOLE
+from observability.stages import PUBLISH, REQUEST, WHOLE, Finished, StageLike
 
 Attributes = Mapping[str, str | int]
 
@@ -74,44 +73,6 @@ class Span(Struct, frozen=True):
     @property
     def context(self) -> Context:
         return Context(self.trace, self.id)
-
-
-class StageLike(Protocol):
-    """One interval: µs since the epoch, and µs."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def duration(self) -> int: ...
-    @property
-    def error(self) -> str: ...
-
-
-class Finished(Protocol):
-    """A change that has come to its end."""
-
-    @property
-    def id(self) -> bytes: ...
-    @property
-    def resource(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def stages(self) -> Sequence[StageLike]: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def traceparent(self) -> str: ...
-    @property
-    def project(self) -> str: ...
-    @property
-    def object(self) -> str: ...
-    @property
-    def count(self) -> int: ...
 
 
 def parse(header: str) -> Context | None:

@@ -8,6 +8,8 @@ import os
 import random
 import secrets
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 #: every stage, in order; one that did not happen is absent
 STAGES = ("accept", "validate", "claim", "write", "publish", "receive", "program", "ack", "active")
@@ -87,3 +89,41 @@ class Change:
         else:
             self.stages.append(Stage(name, self.last, now - self.last))
         self.last = now
+
+
+class StageLike(Protocol):
+    """One interval: µs since the epoch, and µs."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def duration(self) -> int: ...
+    @property
+    def error(self) -> str: ...
+
+
+class Finished(Protocol):
+    """A change that has come to its end."""
+
+    @property
+    def id(self) -> bytes: ...
+    @property
+    def resource(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def stages(self) -> Sequence[StageLike]: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def traceparent(self) -> str: ...
+    @property
+    def project(self) -> str: ...
+    @property
+    def object(self) -> str: ...
+    @property
+    def count(self) -> int: ...

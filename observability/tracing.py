@@ -20,7 +20,6 @@ from observability.logs import log_change
 from observability.spans import (
     SLOW,
     Context,
-    Finished,
     Span,
     new_id,
     of_change,
@@ -29,7 +28,7 @@ from observability.spans import (
     parse,
     uuid,
 )
-from observability.stages import Change
+from observability.stages import Change, Finished
 
 K = TypeVar("K")
 V = TypeVar("V")
