@@ -23,7 +23,11 @@ from planes.store.rows import decode, to_row
 from planes.store.schema import Table
 
 BATCH = 32
+#: a batch that others overtake is tried so often, and for so many seconds at least; the longest wait in between
 ATTEMPTS = 8
+PATIENCE, LONGEST = 3.0, 0.1
+#: seconds for which a conflict makes an instance leave room for another
+RIVAL = 1.0
 #: partitions kept in memory; a bucket with all its rows is about 1 MB
 KEPT = 1024
 #: operations that may wait for one partition
@@ -148,7 +152,7 @@ class _Built(Struct):
 class _Desk:
     """One partition: its view and the operations that wait for it."""
 
-    __slots__ = ("loading", "queue", "reading", "view", "worker")
+    __slots__ = ("loading", "queue", "reading", "rivalled", "took", "view", "worker")
 
     def __init__(self) -> None:
         self.view: View | None = None
@@ -157,6 +161,10 @@ class _Desk:
         self.loading: asyncio.Task[View] | None = None
         self.queue: deque[_Waiting] = deque()
         self.worker: asyncio.Task[None] | None = None
+        #: until when another instance is thought to work here too, by the loop's clock (0: none was ever met); s that
+        #: the last batch took
+        self.rivalled = 0.0
+        self.took = 0.0
 
 
 class Partitions:
@@ -180,7 +188,10 @@ class Partitions:
         return await asyncio.shield(desk.loading)
 
     async def _read(self, desk: _Desk, table: Table, partition: Values) -> View:
-        """Read the partition; nobody else may join once it begins. A running worker's view is left to the worker."""
+        """Read the partition; nobody else may join once it begins. A running worker keeps its view if that is as new.
+
+        An older one must go: the worker might answer with refusals alone, which no lost race would correct.
+        """
         async with desk.reading:
             desk.loading = None
             worked, known = desk.worker is not None, desk.view
@@ -188,7 +199,7 @@ class Partitions:
                 known.hints.clear()  # what was looked for in vain is looked for anew
                 return known
             view = await self._load(table, partition)
-            if desk.view is None or not (worked or desk.worker is not None):
+            if desk.view is None or not (worked or desk.worker is not None) or view.top > desk.view.top:
                 desk.view = view
             return view
 
@@ -298,6 +309,8 @@ class Partitions:
                 taken = _take(desk.queue)
                 try:
                     await self._attempt(desk, table, partition, taken)
+                    if desk.rivalled:
+                        await self._yield(desk)
                 except Exception as error:
                     desk.view = None
                     _fail(taken, error)
@@ -309,7 +322,9 @@ class Partitions:
             desk.worker = None
 
     async def _attempt(self, desk: _Desk, table: Table, partition: Values, taken: list[_Waiting]) -> None:
-        for attempt in range(ATTEMPTS):
+        loop = asyncio.get_running_loop()
+        begun, attempt = loop.time(), 0
+        while attempt < ATTEMPTS or loop.time() < begun + PATIENCE:
             if desk.view is None:
                 desk.view = await self._load(table, partition)
                 if attempt:
@@ -320,12 +335,23 @@ class Partitions:
                 _answer(done)
                 return
             if await self._commit(desk, built):
+                if desk.rivalled:
+                    desk.took = loop.time() - begun
                 _merge(desk, built)
                 _answer(done)
                 return
             self.conflicts += 1
-            await asyncio.sleep(self._rng.uniform(0, 0.002 * 2**attempt))
+            desk.rivalled = loop.time() + RIVAL
+            await asyncio.sleep(self._rng.uniform(0, min(0.002 * 2**attempt, LONGEST)))
+            attempt += 1
         raise Busy("Too many concurrent changes of the same partition; try again.")
+
+    async def _yield(self, desk: _Desk) -> None:
+        """Leave another instance time to read and write: who has just won knows the partition, and would win again."""
+        if desk.rivalled > asyncio.get_running_loop().time():
+            await asyncio.sleep(self._rng.uniform(0, 2 * min(desk.took, LONGEST)))
+        else:
+            desk.rivalled = 0.0
 
     def _build(
         self, view: View, table: Table, partition: Values, taken: list[_Waiting]

@@ -195,3 +195,27 @@ async def test_a_fresh_read_of_what_has_not_changed_reads_one_row_and_keeps_the_
     newer = await parts.view(NETWORKS, WHERE, fresh=True)
     assert newer.get(Kind.BUCKET, b"theirs") is not None
     assert rows == [1, 10]
+
+
+async def test_what_another_instance_has_made_is_found_by_many_at_once(store: Rig) -> None:
+    """A refusal on what was remembered is decided anew, also while a worker goes from one refusal to the next."""
+    here, there = Partitions(store, now_us), Partitions(store, now_us)
+    await here.change(NETWORKS, WHERE, put(b"first"))
+    for n in range(40):
+        await there.change(NETWORKS, WHERE, put(b"%d" % n))
+
+    def take(key: bytes) -> Apply[None]:
+        def apply(draft: Draft, rev: int) -> None:
+            if draft.get(Kind.BUCKET, key) is None:
+                raise Conflict(f"{key!r} is not there")
+            draft.drop(Kind.BUCKET, key)
+
+        return apply
+
+    async def later(n: int) -> None:
+        for _ in range(n):
+            await asyncio.sleep(0)
+        await here.change(NETWORKS, WHERE, take(b"%d" % n))
+
+    await asyncio.gather(*(later(n) for n in range(40)))
+    assert set(await rows(store)) == {b"first"}
