@@ -25,7 +25,7 @@ from planes.store.schema import Table
 BATCH = 32
 #: a batch that others overtake is tried so often, and for so many seconds at least; the longest wait in between
 ATTEMPTS = 8
-PATIENCE, LONGEST = 3.0, 0.1
+PATIENCE, LONGEST = 10.0, 0.1
 #: seconds for which a conflict makes an instance leave room for another
 RIVAL = 1.0
 #: partitions kept in memory; a bucket with all its rows is about 1 MB
@@ -349,7 +349,7 @@ class Partitions:
     async def _yield(self, desk: _Desk) -> None:
         """Leave another instance time to read and write: who has just won knows the partition, and would win again."""
         if desk.rivalled > asyncio.get_running_loop().time():
-            await asyncio.sleep(self._rng.uniform(0, 2 * min(desk.took, LONGEST)))
+            await asyncio.sleep(self._rng.uniform(0, 2 * min(desk.took, RIVAL / 2)))
         else:
             desk.rivalled = 0.0
 
