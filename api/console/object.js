@@ -106,7 +106,7 @@ function Spread({ id }) {
 export const Subnet = ({ id }) => html`<${Page} path="/v2.0/subnets/${id}" one="subnet" kind="subnets" id=${id} render=${(subnet) => html`<section><${Fields} object=${subnet} /></section><${History} id=${id} />`} />`;
 
 export function Host({ id }) {
-  return html`<${Page} path="/v2.0/alcor/hosts/${encodeURIComponent(id)}" one="host" kind="hosts" id=${id} poll=${2000} render=${(host) => html`
+  return html`<${Page} path="/v2.0/alcor/hosts/${encodeURIComponent(id)}" one="host" kind="hosts" id=${id} poll=${1000} render=${(host) => html`
     <div class="cards"><div class="card"><b>${host.ports}</b><span>ports programmed</span></div><div class="card"><b>${ago(host.last_beat)}</b><span>last beat</span></div><div class="card"><b>${ago(host.last_sync)}</b><span>last sync</span></div><div class="card"><b>${sum(host, "repaired")}</b><span>repaired in its kernel</span></div><div class="card"><b>${sum(host, "dropped")}</b><span>packets refused</span></div></div>
     <div class="two"><section><h2>Host</h2><${Fields} object=${host} /></section><${Counters} host=${host} /></div><${Here} name=${id} />`} />`;
 }

@@ -31,7 +31,7 @@ export const KINDS = {
     words: (o) => `${o.name} ${o.id} ${o.project_id} ${o.description}`,
   },
   hosts: {
-    title: "Hosts", one: "host", path: "alcor/hosts", key: "hosts", poll: 2000,
+    title: "Hosts", one: "host", path: "alcor/hosts", key: "hosts", poll: 1000,
     columns: [["name", (o) => html`<${Id} kind="hosts" id=${o.name} name=${o.name} />`, "name"], ["state", (o) => html`<${Status} value=${o.state} reason=${o.reasons.join(" ")} />`, "state"], ["underlay", (o) => html`<span class="mono">${text(o.underlay_address)}</span>`], ["ports", (o) => o.ports, "ports"], ["last beat", (o) => ago(o.last_beat), "last_beat"], ["last sync", (o) => ago(o.last_sync), "last_sync"], ["repaired", (o) => repaired(o)], ["version", (o) => text(o.version)], ["reasons", (o) => html`<span title=${o.reasons.join(" ")}>${o.reasons.join(" ") || "–"}</span>`]],
     words: (o) => `${o.name} ${o.state} ${o.underlay_address}`,
   },
@@ -56,17 +56,15 @@ export function List({ kind, query }) {
   const shown = useRef(PAGE);
   const turn = useRef(0);
 
-  const load = async (marker = "") => {
+  const load = async () => {
     const mine = ++turn.current;
     setState((old) => ({ ...old, busy: true }));
     try {
-      const asked = new URLSearchParams({ limit: marker ? PAGE : Math.max(PAGE, shown.current) });
+      const asked = new URLSearchParams({ limit: shown.current });
       if (sort) { asked.set("sort_key", sort); asked.set("sort_dir", down ? "desc" : "asc"); }
-      if (marker) asked.set("marker", marker);
       const answer = await get(`/v2.0/${what.path}?${asked}`);
       if (mine !== turn.current) return;
-      const page = answer[what.key];
-      setObjects((old) => { const now = marker ? [...old, ...page] : page; shown.current = now.length; return now; });
+      setObjects(answer[what.key]);
       setMore((answer[`${what.key}_links`] || []).some((link) => link.rel === "next"));
       setState({ loaded: true, busy: false, error: null });
     } catch (error) {
@@ -108,7 +106,8 @@ export function List({ kind, query }) {
     ${visible.length > 0 && html`<div class="scroll"><table aria-label=${what.title} onKeyDown=${arrows}>
       <thead><tr>${what.columns.map(([name, , by]) => html`<th aria-sort=${by && by === sort ? (down ? "descending" : "ascending") : undefined}>${by ? html`<button onClick=${() => order(by)}>${name}${by === sort ? (down ? " ↓" : " ↑") : ""}</button>` : name}</th>`)}</tr></thead>
       <tbody>${visible.map((object) => html`<tr key=${keyOf(object)} class=${fresh.has(keyOf(object)) ? "fresh" : ""} data-id=${keyOf(object)}>${what.columns.map(([, cell]) => html`<td>${cell(object)}</td>`)}</tr>`)}</tbody></table></div>`}
-    ${more && html`<div class="more"><button disabled=${state.busy} onClick=${() => load(keyOf(objects[objects.length - 1]))}>${state.busy ? "Loading…" : `Load more (${objects.length} so far)`}</button></div>`}
+    ${more && search ? html`<div class="sub">Only the ${objects.length} that are loaded were searched.</div>` : ""}
+    ${more && html`<div class="more"><button disabled=${state.busy} onClick=${() => { shown.current += PAGE; load(); }}>${state.busy ? "Loading…" : `Load more (${objects.length} so far)`}</button></div>`}
     ${form && html`<${Form} kind=${what.form} close=${(made) => { setForm(false); if (made) location.hash = `#/${made}`; else go({}); }} />`}
   </div>`;
 }

@@ -43,7 +43,7 @@ export function useInterval(work, ms) {
 }
 
 const TONES = {
-  ACTIVE: "good", up: "good", true: "good", BUILD: "busy", planned: "busy", ERROR: "bad", fenced: "bad", silent: "bad", DOWN: "off",
+  ACTIVE: "good", up: "good", true: "good", BUILD: "busy", planned: "busy", late: "busy", ERROR: "bad", fenced: "bad", silent: "bad", DOWN: "off",
 };
 
 export function Status({ value, reason }) {

@@ -29,6 +29,8 @@ from planes.store.slots import Slots
 _decode = msgspec.msgpack.Decoder(Host).decode
 _encode = msgspec.msgpack.Encoder().encode
 ATTEMPTS = 8
+#: share of the time that makes a host dead, after which a beat is missed and it is shown
+LATE = 0.36
 #: rows that are loaded without a pause
 PAUSE = 50
 
@@ -151,6 +153,16 @@ class Hosts:
         """Heard within the time that makes a host dead."""
         pulse = self._pulses.get(name)
         return pulse is not None and self._monotonic() - pulse.heard < self._dead_after
+
+    def answers(self, name: str) -> bool:
+        """Alive, and no beat is missing."""
+        return self.alive(name) and not self.silence(name)
+
+    def silence(self, name: str) -> float:
+        """Seconds for which an agent has missed its beats; 0 while it has not, or was never heard."""
+        pulse = self._pulses.get(name)
+        since = self._monotonic() - pulse.heard if pulse is not None else 0.0
+        return since if since > LATE * self._dead_after else 0.0
 
     def listen(self, connected: bool) -> None:
         """Called several times a second. Who was cut off, or asleep, must listen anew before calling anybody dead."""

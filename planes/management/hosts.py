@@ -87,12 +87,13 @@ class Hosts:
 
     def _view(self, row: HostRow) -> HostView:
         pulse = self._hosts.pulse(row.name)
-        alive = self._hosts.alive(row.name)
+        alive, silence = self._hosts.alive(row.name), self._hosts.silence(row.name)
+        missing = (f"Its agent has not been heard for {silence:.0f} s; its traffic goes on.",) if silence else ()
         beat = pulse.beat if pulse else None
         return HostView(
             name=row.name,
             description=row.body.description,
-            state=_STATES.get(HostState(row.state), "up" if alive else "silent"),
+            state=_STATES.get(HostState(row.state), "silent" if not alive else "late" if silence else "up"),
             alive=alive,
             underlay_address=ip_text(row.vtep) if row.vtep else "",
             number=row.body.number,
@@ -105,5 +106,5 @@ class Hosts:
             last_beat=iso(pulse.at) if pulse else None,
             last_sync=iso(beat.last_sync) if beat and beat.last_sync else None,
             counters=dict(beat.counters) if beat else {},
-            reasons=beat.reasons if beat else (),
+            reasons=(*missing, *(beat.reasons if beat else ())),
         )

@@ -262,7 +262,7 @@ class Ports:
 
     def _view(self, port: Port, status: Status | None) -> PortView:
         host = self._c.plane.hosts.get(port.host) if port.host else None
-        why = reason(port, status, host.state if host else None, self._c.plane.hosts.alive(port.host))
+        why = reason(port, status, host.state if host else None, self._c.plane.hosts.answers(port.host))
         return PortView(
             id=text(port.id),
             name=port.name,

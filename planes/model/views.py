@@ -152,7 +152,7 @@ class GroupView(View, kw_only=True, frozen=True):
 class HostView(View, kw_only=True, frozen=True):
     name: str
     description: str
-    state: str  # up, silent, fenced, planned
+    state: str  # up, late (a beat is missing), silent, fenced, planned
     alive: bool
     underlay_address: str
     number: int

@@ -51,3 +51,15 @@ def test_who_is_cut_off_calls_nobody_dead_before_it_has_listened_anew() -> None:
     assert not listener.hosts.dead("h1")
     listener.awake(1)
     assert listener.hosts.dead("h1")
+
+
+def test_a_missing_beat_is_told_before_a_host_is_dead() -> None:
+    listener = Listener()
+    listener.awake(3.5)
+    assert listener.hosts.silence("h1") == 0
+    assert listener.hosts.answers("h1")
+    listener.awake(0.5)
+    assert listener.hosts.silence("h1") == 4.0
+    assert not listener.hosts.answers("h1")
+    assert listener.hosts.alive("h1")
+    assert listener.hosts.silence("unknown") == 0
