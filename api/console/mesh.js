@@ -271,7 +271,7 @@ export class Picture {
     if (card.here.some((i) => i.status === "ERROR")) { ctx.fillStyle = this.ink.bad; ctx.fillRect(card.x, card.y + card.height - 12, card.width, 12); }
     if (card.width * this.view.scale > READABLE) this.name(card);
     ctx.lineWidth = card.host.name === this.selected.host ? 10 : 4;
-    ctx.strokeStyle = !card.host.alive ? this.ink.bad : card.host.name === this.selected.host ? this.ink.accent : this.ink.line;
+    ctx.strokeStyle = lost(card.host) ? this.ink.bad : card.host.name === this.selected.host ? this.ink.accent : this.ink.line;
     ctx.strokeRect(card.x, card.y, card.width, card.height);
   }
 
@@ -283,7 +283,7 @@ export class Picture {
     ctx.fillRect(card.x, card.y, card.width, 1.5 * size);
     ctx.font = `600 ${size}px system-ui, sans-serif`;
     ctx.textBaseline = "middle";
-    ctx.fillStyle = card.host.alive ? this.ink.text : this.ink.bad;
+    ctx.fillStyle = lost(card.host) ? this.ink.bad : this.ink.text;
     ctx.fillText(short(card.host.name, 9), card.x + 0.5 * size, card.y + 0.8 * size);
   }
 
@@ -295,16 +295,16 @@ export class Picture {
     ctx.fillStyle = ink.panel;
     ctx.fill();
     ctx.lineWidth = chosen ? 2 : 1;
-    ctx.strokeStyle = !card.host.alive ? ink.bad : chosen ? ink.accent : ink.line;
+    ctx.strokeStyle = lost(card.host) ? ink.bad : chosen ? ink.accent : ink.line;
     ctx.stroke();
     ctx.textBaseline = "middle";
     ctx.font = "600 12.5px system-ui, sans-serif";
     ctx.fillStyle = ink.text;
     ctx.fillText(short(card.host.name, 17), card.x + CARD.pad, card.y + 16);
     ctx.font = "11px system-ui, sans-serif";
-    ctx.fillStyle = card.host.alive ? ink.muted : ink.bad;
+    ctx.fillStyle = lost(card.host) ? ink.bad : ink.muted;
     ctx.textAlign = "right";
-    ctx.fillText(card.host.alive ? String(card.here.length) : card.host.state, card.x + card.width - CARD.pad, card.y + 16);
+    ctx.fillText(card.host.state === "up" ? String(card.here.length) : `${card.host.state} ${card.here.length}`, card.x + card.width - CARD.pad, card.y + 16);
     ctx.textAlign = "left";
     ctx.font = "10.5px system-ui, sans-serif";
     for (const { network, dy } of card.labels) {
@@ -343,5 +343,6 @@ export class Picture {
   }
 }
 
+const lost = (host) => host.state === "silent" || host.state === "fenced";
 const middle = (card) => [card.x + card.width / 2, card.y + card.height / 2];
 const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);

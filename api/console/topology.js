@@ -81,7 +81,7 @@ export function Topology() {
     pending.current = requestAnimationFrame(() => { pending.current = 0; const { hosts, instances, networks } = source.state.current; picture.current.show(hosts, instances, networks); });
   }, [mesh.turn]);
   useEffect(() => picture.current.select(chosen), [chosen]);
-  const silent = mesh.hosts.filter((host) => !host.alive).length;
+  const silent = mesh.hosts.filter((host) => host.state === "silent" || host.state === "fenced").length;
   const find = (text) => {
     const name = mesh.hosts.find((host) => host.name === text) || mesh.hosts.find((host) => host.name.includes(text));
     const network = name ? null : [...mesh.networks.values()].find((each) => each.name === text || each.id === text);

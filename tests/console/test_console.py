@@ -333,7 +333,7 @@ def test_a_thousand_hosts_stay_usable(tab: Tab) -> None:
              const canvas = alcorPicture.canvas.cloneNode();
              alcorPicture.canvas.after(canvas);
              const picture = new Picture(canvas, () => {}), hosts = [], instances = new Map();
-             for (let h = 0; h < 1000; h++) hosts.push({ name: `h${h}`, alive: h % 50 > 0, state: "up" });
+             for (let h = 0; h < 1000; h++) hosts.push({ name: `h${h}`, alive: h % 50 > 0, state: h % 50 ? "up" : "silent" });
              for (let i = 0; i < 10000; i++) instances.set(`i${i}`, { id: `i${i}`, name: "", network: `n${i % 40}`, host: `h${i % 1000}`, status: "ACTIVE" });
              picture.show(hosts, instances, new Map());
              const frames = [], gaps = [];
