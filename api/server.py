@@ -10,7 +10,7 @@ from api import discovery, openapi, queries
 from api.answers import Answer, encode, problem
 from api.assets import Assets
 from api.collections import COLLECTIONS
-from api.edge import AnyRequest, Call, Edge, framework_problem
+from api.edge import Act, AnyRequest, Call, Edge, framework_problem
 from api.handlers import routes
 from api.metrics import Meter
 from api.stream import Stream, open_stream
@@ -76,6 +76,17 @@ def _base(call: Call) -> str:
     return str(call.request.base_url).rstrip("/")
 
 
+def _get(edge: Edge, what: str, act: Act, *paths: str) -> HTTPRouteHandler:
+    """A route that is read; the first path names it in metrics."""
+    route = paths[0].replace(":str}", "}")
+
+    @get(list(paths))
+    async def handler(request: AnyRequest) -> ASGIApp:
+        return await edge.call(request, route, what, act)
+
+    return handler
+
+
 def _discovery(edge: Edge) -> list[HTTPRouteHandler]:
     async def versions(call: Call) -> Answer:
         return Answer(encode({"versions": discovery.versions(_base(call))}), call.id)
@@ -95,23 +106,12 @@ def _discovery(edge: Edge) -> list[HTTPRouteHandler]:
             raise NotFound(f"Extension with alias {alias:.80} does not exist", "ExtensionNotFound")
         return Answer(encode({"extension": found}), call.id)
 
-    @get("/")
-    async def root(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/", "list versions", versions)
-
-    @get("/v2.0")
-    async def version(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/v2.0", "list resources", resources)
-
-    @get(["/v2.0/extensions", "/v2.0/extensions.json"])
-    async def all_extensions(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/v2.0/extensions", "list extensions", extensions)
-
-    @get("/v2.0/extensions/{alias:str}")
-    async def one_extension(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/v2.0/extensions/{alias}", "show extension", extension)
-
-    return [root, version, all_extensions, one_extension]
+    return [
+        _get(edge, "list versions", versions, "/"),
+        _get(edge, "list resources", resources, "/v2.0"),
+        _get(edge, "list extensions", extensions, "/v2.0/extensions", "/v2.0/extensions.json"),
+        _get(edge, "show extension", extension, "/v2.0/extensions/{alias:str}"),
+    ]
 
 
 def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
@@ -135,27 +135,13 @@ def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
             raise Invalid(f"Invalid input for stage. Reason: '{stage:.80}' is not one of {', '.join(STAGES)}, total.")
         return Answer(encode(edge.observer.latency.history(stage)), call.id)
 
-    @get("/v2.0/alcor/changes/{key:str}")
-    async def one_change(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/v2.0/alcor/changes/{key}", "show change", change)
-
-    @get("/v2.0/alcor/changes")
-    async def recent_changes(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/v2.0/alcor/changes", "list changes", changes)
-
-    @get("/v2.0/alcor/events")
-    async def event_stream(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/v2.0/alcor/events", "stream events", events)
-
-    @get("/v2.0/alcor/latency")
-    async def latencies(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/v2.0/alcor/latency", "show latency", latency)
-
-    @get("/v2.0/alcor/latency/history")
-    async def latency_history(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/v2.0/alcor/latency/history", "show latency history", history)
-
-    return [one_change, recent_changes, event_stream, latencies, latency_history]
+    return [
+        _get(edge, "show change", change, "/v2.0/alcor/changes/{key:str}"),
+        _get(edge, "list changes", changes, "/v2.0/alcor/changes"),
+        _get(edge, "stream events", events, "/v2.0/alcor/events"),
+        _get(edge, "show latency", latency, "/v2.0/alcor/latency"),
+        _get(edge, "show latency history", history, "/v2.0/alcor/latency/history"),
+    ]
 
 
 def _console(edge: Edge) -> list[HTTPRouteHandler]:
@@ -168,11 +154,9 @@ def _console(edge: Edge) -> list[HTTPRouteHandler]:
             raise NotFound(f"The console has no file {path:.80}.", "HTTPNotFound")
         return found
 
-    @get(["/console", "/console/{path:path}"])
-    async def console(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/console", "show console", file)
-
-    return [console]
+    return [
+        _get(edge, "show console", file, "/console", "/console/{path:path}"),
+    ]
 
 
 def _process(edge: Edge) -> list[HTTPRouteHandler]:
@@ -199,24 +183,10 @@ def _process(edge: Edge) -> list[HTTPRouteHandler]:
         text, kind = exposition.answer(edge.meter.registry.collect(), accept)
         return Answer(text.encode(), call.id, kind=kind.encode())
 
-    @get(["/schema", "/schema/openapi.json"])
-    async def show_schema(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/schema", "show schema", schema)
-
-    @get("/asyncapi.yaml")
-    async def show_messages(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/asyncapi.yaml", "show messages", messages)
-
-    @get("/healthz")
-    async def healthz(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/healthz", "show health", alive)
-
-    @get("/readyz")
-    async def readyz(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/readyz", "show readiness", ready)
-
-    @get("/metrics")
-    async def show_metrics(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, "/metrics", "show metrics", metrics)
-
-    return [show_schema, show_messages, healthz, readyz, show_metrics]
+    return [
+        _get(edge, "show schema", schema, "/schema", "/schema/openapi.json"),
+        _get(edge, "show messages", messages, "/asyncapi.yaml"),
+        _get(edge, "show health", alive, "/healthz"),
+        _get(edge, "show readiness", ready, "/readyz"),
+        _get(edge, "show metrics", metrics, "/metrics"),
+    ]
