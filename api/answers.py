@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import msgspec
 from litestar.types import Receive, Scope, Send
 
+from observability.stages import request_id
 from planes.model.errors import AlcorError, Unavailable
-from planes.model.ids import text
 
 encode = msgspec.json.Encoder().encode
 
@@ -26,7 +26,7 @@ class Answer:
     def __init__(self, body: bytes, id_: bytes, status: int = 200, headers: Headers = (), kind: bytes = JSON) -> None:
         self.status = status
         self.body = body
-        self.headers = [(b"x-openstack-request-id", b"req-" + text(id_).encode()), *headers]
+        self.headers = [(b"x-openstack-request-id", request_id(id_).encode()), *headers]
         if status != 204:
             self.headers += ((b"content-type", kind), (b"content-length", str(len(body)).encode()))
 

@@ -15,8 +15,7 @@ from litestar.types import Receive, Scope, Send
 from api import headers
 from api.answers import Answer, failure, problem
 from api.metrics import Meter
-from observability.spans import uuid
-from observability.stages import now_us
+from observability.stages import now_us, request_id
 from observability.tracing import Observer, begin
 from observability.tracing import Request as Traced
 from planes.management.caller import Caller
@@ -98,7 +97,7 @@ class Edge:
 
     def broken(self, error: Exception, change: Traced) -> Answer:
         """A failure of ours: the client learns the request's id, the log and the trace learn why."""
-        ids = {"request_id": "req-" + uuid(change.id), "trace_id": change.trace_id}
+        ids = {"request_id": request_id(change.id), "trace_id": change.trace_id}
         log.error("request %s (%s) failed", ids["request_id"], change.resource, exc_info=error, extra=ids)
         change.error = f"{type(error).__name__}: {error}"[:400]
         message = "Request Failed: internal server error while processing your request."

@@ -11,10 +11,10 @@ from litestar.types import Receive, Scope, Send
 
 from api.answers import encode
 from api.edge import Call
+from observability.stages import request_id
 from planes.control.watch import Told, Watcher
 from planes.management.services import Traces
 from planes.management.traces import told_views
-from planes.model.ids import text
 from planes.model.views import ChangeView
 
 #: seconds between signs of life when nothing happens; proxies end what is silent
@@ -43,7 +43,7 @@ class Stream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack:
             headers = [
-                (b"x-openstack-request-id", b"req-" + text(self._id).encode()),
+                (b"x-openstack-request-id", request_id(self._id).encode()),
                 (b"content-type", b"text/event-stream"),
                 (b"cache-control", b"no-store"),
                 (b"x-accel-buffering", b"no"),

@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 import msgspec
 
-from observability.spans import parse, uuid
-from observability.stages import Finished
+from observability.spans import parse
+from observability.stages import Finished, request_id
 
 _encode = msgspec.json.Encoder().encode
 
@@ -102,7 +102,7 @@ class ChangeLines:
 
     def _formatted(self, at: float, change: Finished) -> str:
         context = parse(change.traceparent)
-        ids = {"request_id": "req-" + uuid(change.id), "trace_id": context.trace if context else ""}
+        ids = {"request_id": request_id(change.id), "trace_id": context.trace if context else ""}
         return self._shaped(at, sentence(change), ids | {"project": change.project})
 
     def _shaped(self, at: float, message: str, ids: Mapping[str, str]) -> str:

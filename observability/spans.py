@@ -20,7 +20,7 @@ from enum import IntEnum
 
 from msgspec import Struct
 
-from observability.stages import PUBLISH, REQUEST, WHOLE, Finished, StageLike
+from observability.stages import PUBLISH, REQUEST, WHOLE, Finished, StageLike, request_id
 
 Attributes = Mapping[str, str | int]
 
@@ -148,7 +148,7 @@ def of_change(
     hosts = _shown(change.stages)
     reason = next((stage.error for stage in change.stages if stage.error), "")
     attributes: dict[str, str | int] = {
-        "alcor.request_id": "req-" + uuid(change.id), "alcor.status": change.status, "alcor.project": change.project,
+        "alcor.request_id": request_id(change.id), "alcor.status": change.status, "alcor.project": change.project,
         "alcor.object_id": change.object, "alcor.object_count": change.count,
         "alcor.host_count": len({stage.host for stage in change.stages if stage.host}),
     }  # fmt: skip
@@ -204,8 +204,3 @@ def _shown(stages: Sequence[StageLike]) -> Collection[str]:
             failed, end = ends.get(stage.host, (False, 0))
             ends[stage.host] = failed or bool(stage.error), max(end, stage.start + stage.duration)
     return sorted(ends, key=ends.__getitem__, reverse=True)[:HOSTS]
-
-
-def uuid(id_: bytes) -> str:
-    h = id_.hex()
-    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"

@@ -25,6 +25,12 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+def request_id(id_: bytes) -> str:
+    """A change's id, as answers, logs, spans and events spell it: `req-` and a UUID."""
+    h = id_.hex()
+    return f"req-{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
 class Stage:
     """One interval: `start` in µs since the epoch, `duration` in µs; `host` empty for the control plane's own."""
 

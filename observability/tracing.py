@@ -26,9 +26,8 @@ from observability.spans import (
     of_exchange,
     of_request,
     parse,
-    uuid,
 )
-from observability.stages import Change, Finished
+from observability.stages import Change, Finished, request_id
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -64,7 +63,7 @@ class _Answered(Struct, frozen=True, gc=False):
     took: int
 
     def spans(self) -> list[Span]:
-        more = {"alcor.request_id": "req-" + uuid(self.id), "alcor.project": self.project}
+        more = {"alcor.request_id": request_id(self.id), "alcor.project": self.project}
         return [
             of_request(
                 self.own, self.parent, self.method, self.route, self.path, self.status, self.start, self.took,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from observability.lags import Lags
+from observability.stages import request_id
 from planes.control import reads
 from planes.control.changes import Changes
 from planes.control.events import Teller
@@ -121,7 +122,7 @@ class Acks:
             item.error,
             text(port.network),
             host,
-            "req-" + text(change) if change else "",
+            request_id(change) if change else "",
             took,
         )
         self._teller.tell(port.project, "port", "status", (event,))

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from observability.stages import Change, Stage
+from observability.stages import Change, Stage, request_id
 from planes.control.events import Teller
 from planes.goalstate.messages import Applied, Done, Took
-from planes.model.ids import Id, text
+from planes.model.ids import Id
 from planes.model.resources import Body, Port
 from planes.store.protocol import Store, StoreError, Write
 from planes.store.schema import CHANGES
@@ -204,7 +204,7 @@ class Changes:
             await self._wake.wait()
             self._wake.clear()
             records, self._backlog = self._backlog, []
-            self._teller.finished([(record.project, _done(record)) for record in records])
+            self._teller.finished([(record.project, done_of(record)) for record in records])
             try:
                 await self._store.write([_write(record) for record in records])
             except StoreError as error:
@@ -217,10 +217,10 @@ def _stored(stage: Stage) -> StoredStage:
     return StoredStage(stage.name, stage.host, stage.start, stage.duration, stage.error)
 
 
-def _done(record: Record) -> Done:
-    """The record as integrators hear of it."""
+def done_of(record: Record) -> Done:
+    """The record as integrators and clients hear of it."""
     return Done(
-        "req-" + text(record.id),
+        request_id(record.id),
         record.trace_id,
         record.resource,
         record.object,

@@ -7,6 +7,7 @@ told, and only after it is stored.
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
+from observability.stages import request_id
 from planes.control.plane import ControlPlane
 from planes.goalstate.messages import Event
 from planes.management.caller import Caller
@@ -58,7 +59,7 @@ class Announced(Generic[V]):
             getattr(row, "name", ""),
             network=text(network) if network else "",
             host=getattr(row, "host", ""),
-            change="req-" + text(who.change.id),
+            change=request_id(who.change.id),
             took=now - who.change.begun,
         )
         self._tell(who, getattr(row, "project", ""), "delete", [event])
@@ -66,7 +67,7 @@ class Announced(Generic[V]):
 
     def _told(self, who: Caller, verb: str, views: Sequence[View]) -> None:
         now, change = self._plane.now(), who.change
-        id_, took = "req-" + text(change.id), now - change.begun
+        id_, took = request_id(change.id), now - change.begun
         by_project: dict[str, list[Event]] = {}
         for view in views:
             event = Event(

@@ -8,13 +8,13 @@ from typing import Any
 from msgspec import Struct
 
 from planes.control import reads
-from planes.control.changes import Record
+from planes.control.changes import Record, done_of
 from planes.control.watch import Told, Watcher
 from planes.goalstate.messages import Done, Finished
 from planes.management.caller import Caller
 from planes.management.context import Context
 from planes.model.errors import NotFound
-from planes.model.ids import is_ours, parse, text
+from planes.model.ids import is_ours, parse
 from planes.model.views import ChangeView, EventView, StageView, View
 
 
@@ -70,17 +70,7 @@ class Traces:
 
 def change_view(record: Record) -> ChangeView:
     """The record in the words of the REST API."""
-    return ChangeView(
-        id="req-" + text(record.id),
-        trace_id=record.trace_id,
-        project_id=record.project,
-        resource=record.resource,
-        object_id=record.object,
-        count=record.count,
-        status=record.status,
-        stages=_stages(record.stages),
-        total_us=record.total,
-    )
+    return _done_view(record.project, done_of(record))
 
 
 def told_views(told: Told) -> Sequence[View]:
@@ -116,13 +106,9 @@ def _done_view(project: str, done: Done) -> ChangeView:
         object_id=done.object,
         count=done.count,
         status=done.status,
-        stages=_stages(done.stages),
+        stages=tuple(
+            StageView(name=took.name, host=took.host, start_us=took.start, duration_us=took.duration, error=took.error)
+            for took in done.stages
+        ),
         total_us=done.took,
-    )
-
-
-def _stages(stages: Sequence[Any]) -> tuple[StageView, ...]:
-    return tuple(
-        StageView(name=stage.name, host=stage.host, start_us=stage.start, duration_us=stage.duration, error=stage.error)
-        for stage in stages
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from api.stream import written
+from observability.stages import request_id
 from planes.bus.memory.bus import MemoryBroker, MemoryBus
 from planes.bus.protocol import Incoming
 from planes.control.watch import WAITING, Watcher
@@ -225,13 +226,8 @@ async def test_finished_changes_are_told_with_their_stages(cloud: Cloud, ear: Ea
     await cloud.ports.create(who, [PortCreate(network_id=network.id) for _ in range(3)])
     await eventually(lambda: len(ear.changes) >= 3)
     done = ear.changes[-1]
-    assert (done.change, done.count, done.status) == (f"req-{_uuid(who.change.id)}", 3, "ACTIVE")
+    assert (done.change, done.count, done.status) == (request_id(who.change.id), 3, "ACTIVE")
     assert {"validate", "claim", "write"} <= {stage.name for stage in done.stages}
-
-
-def _uuid(id_: bytes) -> str:
-    h = id_.hex()
-    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
 # -- over HTTP --
