@@ -23,6 +23,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.util.re import parse_env_headers
 
+from observability.collector import is_zipkin, traces_address
 from observability.spans import Attributes, Kind, Span
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,6 @@ BATCH = 512
 EVERY, TIMEOUT, RETRIES = 0.5, 5.0, (0.5, 1.0)
 #: seconds that an end may take to send what waits
 PATIENCE = 2.0
-#: the path of a Zipkin address, which tells it from an OTLP one
-ZIPKIN = "/api/v2/spans"
 #: answers that another try may change
 _AGAIN = frozenset((429, 502, 503, 504))
 
@@ -157,12 +156,11 @@ class Post:
 
 
 def exporter(address: str, service: str, **resource: str) -> Exporter:
-    """To an OTLP/HTTP endpoint (its base, or the whole address of its traces) or to Zipkin (…/api/v2/spans)."""
+    """To a collector of either kind, as `collector` tells them apart."""
     named = {"service.name": service, **resource}
-    if address.rstrip("/").endswith(ZIPKIN):
+    if is_zipkin(address):
         return Exporter(Post(address, lambda spans: zipkin(spans, service), "application/json"))
-    whole = address if address.endswith("/v1/traces") else address.rstrip("/") + "/v1/traces"
-    return Exporter(Post(whole, lambda spans: otlp(spans, named), "application/x-protobuf"))
+    return Exporter(Post(traces_address(address), lambda spans: otlp(spans, named), "application/x-protobuf"))
 
 
 # -- encodings --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from observability import families
+from observability.collector import metrics_address
 from observability.metrics import Registry
 from observability.vitals import Bus, Vitals
 
@@ -32,11 +33,3 @@ async def telling(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def metrics_address(otlp: str) -> str:
-    """Where a collector takes metrics, from its base address or a whole one; empty: nowhere, as Zipkin."""
-    base = otlp.rstrip("/")
-    if not base or base.endswith("/api/v2/spans"):
-        return ""
-    return base.removesuffix("/v1/traces").removesuffix("/v1/metrics") + "/v1/metrics"

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from cli.maven import jars
-from observability.export import ZIPKIN
+from observability.collector import ZIPKIN
 
 PORT = 9411
 #: spans that it keeps; the oldest go

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from observability import families
+from observability.collector import metrics_address, traces_address
 from observability.latency import EXPORTED, Counts
 from observability.metrics import Metric, Registry, Source
 from observability.push import Push
-from observability.telemetry import metrics_address
 from tests.support.clock import until
 from tests.support.collector import MetricsCollector
 from tests.support.ports import free_port
@@ -120,6 +120,7 @@ async def test_a_collector_that_is_away_is_counted() -> None:
 @pytest.mark.parametrize("path", ["", "/", "/v1/metrics", "/v1/traces", "/v1/traces/"])
 def test_the_endpoint_is_a_base_or_the_whole(path: str) -> None:
     assert metrics_address(f"http://c:4318{path}") == "http://c:4318/v1/metrics"
+    assert traces_address(f"http://c:4318{path}") == "http://c:4318/v1/traces"
 
 
 @pytest.mark.parametrize("nowhere", ["", "http://zipkin:9411/api/v2/spans"])
