@@ -44,8 +44,9 @@ def test_two_instances_are_one_and_their_server_keeps_what_they_were_told(tmp_pa
             taken = {"port": {**wanted["port"], "fixed_ips": [{"ip_address": addresses[0]}]}}
             refused = client.post(f"{second}/v2.0/ports", json=taken)
             assert (refused.status_code, refused.json()["NeutronError"]["type"]) == (409, "IpAddressInUse")
-            change = made[1]["port"]["id"]
-            assert client.get(f"{first}/v2.0/alcor/changes/{change}").json()["change"]["status"] == "ACTIVE"
+            theirs = f"{first}/v2.0/alcor/changes/{made[1]['port']['id']}"
+            soon(lambda: client.get(theirs).is_success, 10, "an ended change is kept for all instances")
+            assert client.get(theirs).json()["change"]["status"] == "ACTIVE"
     with Up(data, hosts=1, arguments=options, patience=240) as up, up.client() as client:
         soon(lambda: all(port["status"] == "ACTIVE" for port in client.get("/v2.0/ports").json()["ports"]), 30)
         assert {port["id"] for port in client.get("/v2.0/ports").json()["ports"]} == set(ids)
