@@ -6,19 +6,24 @@ Called by the command line with finished settings. The only module of `api` that
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import uvicorn
 
+from api.auth.embedded import Embedded
+from api.auth.identity import Identity
+from api.auth.keystone import Keystone
+from api.edge import ANYBODY
 from api.metrics import Meter
 from api.server import create_app
 from observability import logs
 from observability.export import Exporter, exporter
 from observability.latency import Latency
+from observability.listener import listening
 from observability.metrics import Registry
 from observability.telemetry import telling
 from observability.tracing import Observer
@@ -30,7 +35,7 @@ from planes.goalstate.messages import TRACES
 from planes.management.cloud import Cloud, build
 from planes.management.context import ManagementConfig
 from planes.model.errors import Invalid
-from planes.model.settings import Settings
+from planes.model.settings import Settings, is_loopback
 from planes.store.protocol import Store
 from planes.store.sqlite.store import SqliteStore
 from planes.store.timed import TimedStore
@@ -49,7 +54,7 @@ OVERHEAD = 50
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in hand. Raises Invalid for settings that cannot be served."""
     logs.set_up(settings.log_format, settings.log_level, levels=settings.log_levels)
-    check(settings)
+    identity = check(settings)
     latency = Latency()
     observer = Observer(latency, traces_to(settings), settings.store.partition(":")[0])
     meter = Meter(latency)
@@ -59,8 +64,10 @@ async def run(settings: Settings) -> None:
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 50, 100)
-            await serve(settings, cloud, observer, meter)
+            await serve(settings, cloud, observer, meter, identity)
     finally:
+        if isinstance(identity, Keystone):
+            await identity.close()
         await asyncio.to_thread(observer.close)
 
 
@@ -70,20 +77,27 @@ def traces_to(settings: Settings) -> Exporter | None:
     return exporter(settings.otlp, "alcor-api", **instance) if settings.otlp else None
 
 
-def check(settings: Settings) -> None:
-    """Refuse to run open: without authentication only loopback may be listened on."""
-    if settings.auth != "none":
-        raise Invalid(f"Authentication mode '{settings.auth}' is not available in this version, only none.")
-    if not _is_loopback(settings.api_host):
+def check(settings: Settings) -> Identity:
+    """How callers are known. Refuses to run open: without authentication only loopback may be listened on."""
+    if settings.auth == "none" and not is_loopback(settings.api_host):
         raise Invalid(f"Setting api_host is '{settings.api_host:.80}': without authentication it must be loopback.")
     store_of(settings.store)
+    return identity_of(settings)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def identity_of(settings: Settings) -> Identity:
+    """How callers are known. Raises Invalid for settings by which nobody could be."""
+    if settings.auth == "embedded":
+        if not settings.auth_users:
+            raise Invalid("Setting auth is embedded, so auth_users must name the file of users; `alcor user` makes it.")
+        return Embedded(Path(settings.auth_users), settings.auth_life)
+    if settings.auth == "keystone":
+        if not settings.auth_url.startswith(("http://", "https://")):
+            raise Invalid(
+                f"Setting auth is keystone, so auth_url must be Keystone's URL, not '{settings.auth_url:.80}'."
+            )
+        return Keystone(settings.auth_url)
+    return ANYBODY
 
 
 def store_of(url: str) -> Store:
@@ -115,6 +129,7 @@ async def planes(settings: Settings, observer: Observer, registry: Registry) -> 
         await stack.enter_async_context(connecting(bus))
         registry.add(lambda: readings(cloud.plane, store, cloud.counters()))
         who = {"service.name": "alcor-api", "service.instance.id": cloud.plane.instance}
+        await stack.enter_async_context(listening(registry, settings.metrics_host, settings.metrics_port))
         await stack.enter_async_context(telling(registry, bus, lambda: spans(observer), settings.otlp, who))
         yield cloud
 
@@ -194,10 +209,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def serve(settings: Settings, cloud: Cloud, observer: Observer, meter: Meter) -> None:
+async def serve(settings: Settings, cloud: Cloud, observer: Observer, meter: Meter, identity: Identity) -> None:
     """Answer requests until a signal comes."""
     config = uvicorn.Config(
-        create_app(cloud, settings, observer, meter),
+        create_app(cloud, settings, observer, meter, identity),
         host=settings.api_host,
         port=settings.api_port,
         http="httptools",

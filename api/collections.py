@@ -23,6 +23,7 @@ class Collection(Struct, frozen=True):
     resource: str = ""  # snake-case name in errors, where it is not the singular
     others: tuple[tuple[str, str], ...] = ()  # other (singular, plural) body keys that it accepts
     waits: bool = False  # `Prefer: wait` means something
+    operators: bool = False  # not for tenants
 
     @property
     def keys(self) -> tuple[tuple[str, str], ...]:
@@ -96,5 +97,6 @@ COLLECTIONS = (
         views.HostView,
         requests.HostUpdate,
         key="name",
+        operators=True,
     ),
 )

@@ -6,6 +6,7 @@ Used by all handlers; nothing below the edge knows of HTTP, and nothing that a c
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from typing import Any, Protocol
 
 from litestar import Request
@@ -14,13 +15,14 @@ from litestar.types import Receive, Scope, Send
 
 from api import headers
 from api.answers import Answer, failure, problem
+from api.auth.identity import Anybody, Identity
 from api.metrics import Meter
 from observability.stages import now_us, request_id
 from observability.tracing import Observer, begin
 from observability.tracing import Request as Traced
 from planes.management.caller import Caller
 from planes.management.services import Cloud
-from planes.model.errors import AlcorError, TooLarge
+from planes.model.errors import AlcorError, Forbidden, TooLarge, Unauthorized
 from planes.model.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,17 @@ Act = Callable[["Call"], Awaitable[Reply]]
 
 #: Neutron's type names of what the framework finds
 _TYPES = {404: "HTTPNotFound", 405: "HTTPMethodNotAllowed", 413: "HTTPRequestEntityTooLarge"}
+_READING = ("GET", "HEAD", "OPTIONS")
+ANYBODY = Anybody()
 _WORDS = {404: "The resource could not be found.", 405: "The method is not allowed for this resource."}
+
+
+class Access(Enum):
+    """Who may ask."""
+
+    ALL = auto()
+    TENANTS = auto()
+    OPERATORS = auto()  #: administrators; whoever is there, without authentication
 
 
 class Call:
@@ -57,27 +69,51 @@ class Call:
     def id(self) -> bytes:
         return self.who.change.id
 
+    @property
+    def base(self) -> str:
+        """This API's URL, as the caller wrote it."""
+        return base(self.request)
+
     async def body(self) -> bytes:
         return await self.request.body()
+
+
+def base(request: AnyRequest) -> str:
+    return str(request.base_url).rstrip("/")
 
 
 class Edge:
     """The cloud, as handlers see it, and what they share."""
 
-    def __init__(self, cloud: Cloud, settings: Settings, observer: Observer, meter: Meter) -> None:
+    def __init__(
+        self, cloud: Cloud, settings: Settings, observer: Observer, meter: Meter, identity: Identity = ANYBODY
+    ) -> None:
         self.cloud = cloud
         self.settings = settings
         self.observer = observer
         self.meter = meter
+        self.identity = identity
         self._waiting: Counter[str] = Counter()
 
-    async def call(self, request: AnyRequest, route: str, what: str, act: Act) -> Reply:
+    async def call(
+        self, request: AnyRequest, route: str, what: str, act: Act, access: Access = Access.TENANTS
+    ) -> Reply:
         """Do what a request asks; whatever happens becomes an answer."""
         given = headers.read(request.scope["headers"])
         change = begin(what, given.get("traceparent", ""), self.settings.trace_ratio)
         try:
-            who = Caller(headers.project(given), headers.is_admin(given), change)
-            answer: Reply = await act(Call(request, given, who))
+            identity = ANYBODY if access is Access.ALL else self.identity
+            who = identity.known(given) or await identity.find(given)
+            if not who.writes and request.scope["method"] not in _READING and access is not Access.ALL:
+                raise Forbidden("The role reader may only read.")
+            if access is Access.OPERATORS and not who.admin and identity is not ANYBODY:
+                raise Forbidden("Only an administrator may see this.")
+            answer: Reply = await act(Call(request, given, Caller(who.project, who.admin, change)))
+        except Unauthorized as error:
+            where = self.identity.where
+            uri = where if "://" in where else base(request) + where
+            challenge = (b"www-authenticate", f'Keystone uri="{uri}"'.encode())
+            answer = problem(error.status, error.type_name, str(error), change.id, (challenge,))
         except AlcorError as error:
             answer = failure(error, change.id)
         except HTTPException as error:

@@ -13,7 +13,7 @@ from api import headers, queries
 from api.answers import Answer, encode
 from api.bodies import Bodies
 from api.collections import Collection
-from api.edge import AnyRequest, Call, Edge
+from api.edge import Access, AnyRequest, Call, Edge
 from planes.management.services import Resource
 from planes.model.errors import Invalid, not_found
 from planes.model.ids import parse
@@ -100,28 +100,29 @@ class Handlers:
 
 def routes(edge: Edge, collection: Collection) -> list[HTTPRouteHandler]:
     """The route handlers of a collection."""
-    do, call = Handlers(edge, collection), edge.call
+    do = Handlers(edge, collection)
+    access = Access.OPERATORS if collection.operators else Access.TENANTS
     many, one = collection.path, collection.path + "/{key:str}"
     singular, plural = collection.singular, collection.plural
 
     @post([many, many + ".json"])
     async def create(request: AnyRequest) -> ASGIApp:
-        return await call(request, many, f"create {singular}", do.create)
+        return await edge.call(request, many, f"create {singular}", do.create, access)
 
     @get([many, many + ".json"])
     async def index(request: AnyRequest) -> ASGIApp:
-        return await call(request, many, f"list {plural}", do.list)
+        return await edge.call(request, many, f"list {plural}", do.list, access)
 
     @get(one)
     async def show(request: AnyRequest) -> ASGIApp:
-        return await call(request, one, f"show {singular}", do.show)
+        return await edge.call(request, one, f"show {singular}", do.show, access)
 
     @put(one)
     async def update(request: AnyRequest) -> ASGIApp:
-        return await call(request, one, f"update {singular}", do.update)
+        return await edge.call(request, one, f"update {singular}", do.update, access)
 
     @delete(one, status_code=200)
     async def remove(request: AnyRequest) -> ASGIApp:
-        return await call(request, one, f"delete {singular}", do.delete)
+        return await edge.call(request, one, f"delete {singular}", do.delete, access)
 
     return [create, index, show, *([update] if collection.update else []), remove]

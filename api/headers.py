@@ -12,6 +12,8 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?=$|[,;\s])")
 _WANTED = {
     b"x-project-id": "project",
     b"x-roles": "roles",
+    b"x-auth-token": "token",
+    b"x-subject-token": "subject",
     b"traceparent": "traceparent",
     b"if-match": "if_match",
     b"prefer": "prefer",
@@ -25,11 +27,6 @@ def read(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def project(headers: dict[str, str]) -> str:
     return check_project(headers.get("project") or DEFAULT_PROJECT, "X-Project-Id")
-
-
-def is_admin(headers: dict[str, str]) -> bool:
-    roles = headers.get("roles")
-    return roles is not None and "admin" in (role.strip() for role in roles.split(","))
 
 
 def if_match(headers: dict[str, str]) -> int | None:

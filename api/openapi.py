@@ -32,8 +32,9 @@ _PAGING = {
     "fields": ({"type": "array", "items": {"type": "string"}}, "Attributes to return; absent: all."),
 }
 _HEADERS = {
-    "X-Project-Id": "The caller's project, without authentication; `demo` when absent.",
-    "X-Roles": "The caller's roles, without authentication; `admin` sees all projects.",
+    "X-Auth-Token": "Who calls, where authentication is on: a token of /v3/auth/tokens or of Keystone.",
+    "X-Project-Id": "The caller's project, `demo` when absent; with a token only for administrators.",
+    "X-Roles": "The caller's roles, `member` when absent; with a token those of its roles to act by.",
     "traceparent": "W3C trace context; the change continues that trace.",
 }
 _PREFER = "`wait=N`: answer when the hosts have applied the change, at most N seconds later."

@@ -9,8 +9,10 @@ from msgspec import json
 from api import discovery, openapi, queries
 from api.answers import Answer, encode, problem
 from api.assets import Assets
+from api.auth.identity import Identity
+from api.auth.routes import routes as tokens
 from api.collections import COLLECTIONS
-from api.edge import Act, AnyRequest, Call, Edge, framework_problem
+from api.edge import ANYBODY, Access, Act, AnyRequest, Call, Edge, framework_problem
 from api.handlers import routes
 from api.metrics import Meter
 from api.stream import Stream, open_stream
@@ -31,13 +33,21 @@ def create_app(
     settings: Settings = DEFAULTS,
     observer: Observer | None = None,
     meter: Meter | None = None,
+    identity: Identity = ANYBODY,
 ) -> Litestar:
     """The application. `settings` gives bounds and the trace ratio; what is not given measures for itself."""
     observer = observer or Observer(Latency())
-    edge = Edge(cloud, settings, observer, meter or Meter(observer.latency))
+    edge = Edge(cloud, settings, observer, meter or Meter(observer.latency), identity)
     handlers = [handler for collection in COLLECTIONS for handler in routes(edge, collection)]
     return Litestar(
-        route_handlers=[*handlers, *_discovery(edge), *_alcor(edge), *_process(edge), *_console(edge)],
+        route_handlers=[
+            *handlers,
+            *_discovery(edge),
+            *_alcor(edge),
+            *_process(edge),
+            *_console(edge),
+            *tokens(edge, identity),
+        ],
         exception_handlers=_errors(edge),
         request_max_body_size=settings.body_max,
         openapi_config=None,
@@ -72,27 +82,23 @@ def _method(request: AnyRequest) -> str:
     return method if method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH") else "other"
 
 
-def _base(call: Call) -> str:
-    return str(call.request.base_url).rstrip("/")
-
-
-def _get(edge: Edge, what: str, act: Act, *paths: str) -> HTTPRouteHandler:
+def _get(edge: Edge, what: str, act: Act, *paths: str, access: Access = Access.TENANTS) -> HTTPRouteHandler:
     """A route that is read; the first path names it in metrics."""
     route = paths[0].replace(":str}", "}")
 
     @get(list(paths))
     async def handler(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, route, what, act)
+        return await edge.call(request, route, what, act, access)
 
     return handler
 
 
 def _discovery(edge: Edge) -> list[HTTPRouteHandler]:
     async def versions(call: Call) -> Answer:
-        return Answer(encode({"versions": discovery.versions(_base(call))}), call.id)
+        return Answer(encode({"versions": discovery.versions(call.base)}), call.id)
 
     async def resources(call: Call) -> Answer:
-        base = _base(call)
+        base = call.base
         # openstacksdk, when this is its endpoint, looks for "version" here; Neutron's own clients for "resources".
         found = {"version": discovery.versions(base)[0], "resources": discovery.resources(base)}
         return Answer(encode(found), call.id)
@@ -107,7 +113,7 @@ def _discovery(edge: Edge) -> list[HTTPRouteHandler]:
         return Answer(encode({"extension": found}), call.id)
 
     return [
-        _get(edge, "list versions", versions, "/"),
+        _get(edge, "list versions", versions, "/", access=Access.ALL),
         _get(edge, "list resources", resources, "/v2.0"),
         _get(edge, "list extensions", extensions, "/v2.0/extensions", "/v2.0/extensions.json"),
         _get(edge, "show extension", extension, "/v2.0/extensions/{alias:str}"),
@@ -155,7 +161,7 @@ def _console(edge: Edge) -> list[HTTPRouteHandler]:
         return found
 
     return [
-        _get(edge, "show console", file, "/console", "/console/{path:path}"),
+        _get(edge, "show console", file, "/console", "/console/{path:path}", access=Access.ALL),
     ]
 
 
@@ -184,9 +190,9 @@ def _process(edge: Edge) -> list[HTTPRouteHandler]:
         return Answer(text.encode(), call.id, kind=kind.encode())
 
     return [
-        _get(edge, "show schema", schema, "/schema", "/schema/openapi.json"),
-        _get(edge, "show messages", messages, "/asyncapi.yaml"),
-        _get(edge, "show health", alive, "/healthz"),
-        _get(edge, "show readiness", ready, "/readyz"),
-        _get(edge, "show metrics", metrics, "/metrics"),
+        _get(edge, "show schema", schema, "/schema", "/schema/openapi.json", access=Access.ALL),
+        _get(edge, "show messages", messages, "/asyncapi.yaml", access=Access.ALL),
+        _get(edge, "show health", alive, "/healthz", access=Access.ALL),
+        _get(edge, "show readiness", ready, "/readyz", access=Access.ALL),
+        _get(edge, "show metrics", metrics, "/metrics", access=Access.OPERATORS),
     ]

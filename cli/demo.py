@@ -20,7 +20,7 @@ def demo(loaded: Loaded, once: bool, json_: bool, viewer: bool = False) -> int:
     """The exit code: 0 only if every step held. Without `once` the cloud stays until it is stopped."""
     data = str(Path(loaded.settings.data) / "demo")
     store = CASSANDRA if loaded.settings.store == CASSANDRA else ""  # nobody's data but its own
-    settings = structs.replace(loaded.settings, data=data, store=store, trace_ratio=1.0)
+    settings = structs.replace(loaded.settings, data=data, store=store, auth="none", trace_ratio=1.0)
     console = Console(stderr=json_, highlight=False, soft_wrap=True)
     outcome: list[Story] = []
 

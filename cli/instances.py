@@ -29,6 +29,7 @@ class Instances:
     """The instances of the cloud that runs in the data directory."""
 
     def __init__(self, loaded: Loaded, api: str = "") -> None:
+        self._settings = loaded.settings
         self.layout = Layout(loaded.settings.data)
         running = self.layout.running()
         self.hosts = running.hosts
@@ -43,7 +44,7 @@ class Instances:
         namespace = self.layout.instance(name)
         if host not in self.hosts:
             raise Failure(f"There is no host '{host}' in this cloud; it has {', '.join(self.hosts)}.")
-        with Client(self.api, project) as client:
+        with Client(self._settings, self.api, project) as client:
             if _ports(client, name) or _exists(namespace):
                 raise Failure(f"There is an instance '{name}' already.")
             wanted: dict[str, Any] = {
@@ -68,7 +69,7 @@ class Instances:
         return {"name": name, "namespace": namespace, "host": host, "request_id": request_id, **made}
 
     def list(self) -> list[dict[str, Any]]:
-        with Client(self.api) as client:
+        with Client(self._settings, self.api) as client:
             networks = {network["id"]: network["name"] for network in client.get("/v2.0/networks")["networks"]}
             ports = client.get("/v2.0/ports", device_owner=OWNER)["ports"]
         return [
@@ -90,7 +91,7 @@ class Instances:
         """Plug the instances of a cloud that was ended and is back, empty; those that could not be, each with why."""
         failed: dict[str, str] = {}
         deadline = time.monotonic() + within
-        with Client(self.api) as client:
+        with Client(self._settings, self.api) as client:
             for port in client.get("/v2.0/ports", device_owner=OWNER)["ports"]:
                 name = port["device_id"]
                 try:
@@ -115,7 +116,7 @@ class Instances:
         """The port first, so that its host lets go of the link; then the namespace with what runs in it."""
         require_privileges()
         namespace = self.layout.instance(name)
-        with Client(self.api) as client:
+        with Client(self._settings, self.api) as client:
             ports = _ports(client, name)
             if not ports and not _exists(namespace):
                 raise Failure(f"There is no instance '{name}'.")

@@ -278,6 +278,60 @@ def store_check(fix: bool, json_: bool, **flags: Any) -> None:
 
 
 @cli.group()
+@example("alcor user add alice --role member:blue")
+def user() -> None:
+    """Who may use an API with ALCOR_AUTH=embedded.
+
+    Kept in the file that ALCOR_AUTH_USERS names, else in users.json in the data directory.
+    """
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--role", "roles", multiple=True, required=True, metavar="ROLE:PROJECT", help="admin, member or reader.")
+@data_option
+@as_json
+@example("alcor user add alice --role member:blue --role reader:red")
+def user_add(name: str, roles: tuple[str, ...], json_: bool, **flags: Any) -> None:
+    """Add a user, or change the roles and password of one. Tokens of before are good no longer.
+
+    The password is ALCOR_PASSWORD, or one is drawn and printed.
+    """
+    from cli.users import add
+
+    settings = _settings(**flags).settings
+    made, password = add(settings, name, roles, settings.password)
+    drawn = {} if settings.password else {"password": password}
+    _answer(made | drawn, json_, f"user {name} is in {made['file']}" + (f", password {password}" if drawn else ""))
+
+
+@user.command("remove")
+@click.argument("name")
+@data_option
+@as_json
+@example("alcor user remove alice")
+def user_remove(name: str, json_: bool, **flags: Any) -> None:
+    """Remove a user; tokens are good no longer."""
+    from cli.users import remove
+
+    remove(_settings(**flags).settings, name)
+    _answer({"user": name, "removed": True}, json_, f"user {name} is removed")
+
+
+@user.command("list")
+@data_option
+@as_json
+@example("alcor user list --json")
+def user_list(json_: bool, **flags: Any) -> None:
+    """List the users with their roles."""
+    from cli.output import table
+    from cli.users import listed
+
+    rows = listed(_settings(**flags).settings)
+    _answer(rows, json_, table(("user", "project", "roles"), rows) if rows else "no users")
+
+
+@cli.group()
 @example("alcor bus init /etc/alcor/bus")
 def bus() -> None:
     """Who may connect to the message bus, and what each may say and hear."""

@@ -16,14 +16,6 @@ from planes.model.errors import AlcorError
 from planes.model.settings import Loaded, Settings, masked
 
 
-def checked_auth(settings: Settings) -> None:
-    """Refuse a mode that this version cannot enforce, rather than run open."""
-    if settings.auth != "none":
-        raise Failure(
-            f"Authentication mode '{settings.auth}' is not available in this version; only none, on loopback."
-        )
-
-
 def store_url(settings: Settings) -> str:
     """The store's URL; by default a file in the data directory."""
     if settings.store and not settings.store.startswith(("sqlite:///", "cassandra://")):
@@ -35,7 +27,6 @@ def store_url(settings: Settings) -> str:
 
 def api(loaded: Loaded) -> None:
     """Serve until a signal ends it."""
-    checked_auth(loaded.settings)
     settings = structs.replace(loaded.settings, store=store_url(loaded.settings))
     import uvloop
 

@@ -15,6 +15,7 @@ from cli.client import Client
 from cli.instances import Instances
 from cli.packets import Greeter, converse, ping
 from cli.trace import change_of
+from planes.model.settings import Settings
 
 T = TypeVar("T")
 
@@ -72,7 +73,7 @@ class Story:
 
     def _build(self, tenant: str) -> None:
         self._chapter(f"Tenant {tenant}: a network with {CIDR}, groups web and db, instances on three hosts")
-        with Client(self._api, tenant) as client:
+        with Client(Settings(), self._api, tenant) as client:
             network = client.post("/v2.0/networks", {"network": {"name": f"{tenant}-net"}})["network"]
             client.post("/v2.0/subnets", {"subnet": {"network_id": network["id"], "cidr": CIDR, "ip_version": 4}})
             web, db = (self._group(client, tenant, name) for name in ("web", "db"))
@@ -136,7 +137,7 @@ class Story:
 
     def _regroup(self, name: str, groups: list[str]) -> None:
         self._go_on()
-        with Client(self._api, "red") as client:
+        with Client(Settings(), self._api, "red") as client:
             path = f"/v2.0/ports/{self._made[name]['port_id']}"
             port = client.put(path, {"port": {"security_groups": groups}}, wait=10)["port"]
         words = "joins the group web" if groups else "leaves all groups"
@@ -144,7 +145,7 @@ class Story:
 
     def _trace(self) -> dict[str, Any]:
         """The trace of an instance's port, as soon as it is complete."""
-        with Client(self._api, "red") as client:
+        with Client(Settings(), self._api, "red") as client:
             deadline = time.monotonic() + PATIENCE
             while True:
                 change = change_of(client, self._made["red-db"]["request_id"])

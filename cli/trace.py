@@ -20,7 +20,7 @@ WIDTH = 36
 
 def fetch(loaded: Loaded, id_: str) -> dict[str, Any]:
     """The change, as the API tells it."""
-    with Client(loaded.settings.api) as client:
+    with Client(loaded.settings) as client:
         return change_of(client, id_)
 
 
@@ -29,7 +29,7 @@ def recent(loaded: Loaded, failed: bool, slow_ms: float, limit: int) -> list[dic
     chosen = {"limit": str(limit)} | ({"status": "ERROR"} if failed else {})
     if slow_ms:
         chosen["min_us"] = str(round(slow_ms * 1000))
-    with Client(loaded.settings.api) as client:
+    with Client(loaded.settings) as client:
         changes: list[dict[str, Any]] = client.get("/v2.0/alcor/changes", **chosen)["changes"]
     return changes
 

@@ -12,20 +12,21 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 import msgspec
 from msgspec import Struct, structs
 
+from cli import users
 from cli.cassandra.node import Node
+from cli.client import Client
 from cli.errors import Failure
 from cli.instances import Instances
 from cli.layout import Description, Layout, require_privileges
-from cli.parts import checked_auth, store_url
+from cli.parts import store_url
 from cli.relay import reachable
 from cli.supervisor import Part, Supervisor
 from cli.underlay import Underlay, underlay
@@ -39,7 +40,6 @@ METRICS_PORT = 9697
 #: the bare word for a store: a server of the cloud's own; and how long that may take to start
 CASSANDRA, CASSANDRA_SECONDS = "cassandra", 240.0
 ZIPKIN_SECONDS = 90.0
-_ADMIN = {"X-Roles": "admin"}
 
 
 class Cloud(Struct, frozen=True):
@@ -79,7 +79,9 @@ def up(loaded: Loaded, hosts: int, instances: int, json_: bool, viewer: bool = F
 
     async def stay() -> None:
         async with running(loaded.settings, hosts, tell, instances=instances, viewer=viewer) as cloud:
-            for name, reason in (await asyncio.to_thread(Instances(loaded, cloud.api).revive)).items():
+            for name, reason in (
+                await asyncio.to_thread(Instances(structs.replace(loaded, settings=cloud.settings), cloud.api).revive)
+            ).items():
                 tell(f"instance {name} of the former life is not back: {reason}")
             if json_:
                 click.echo(msgspec.json.encode(cloud.summary()).decode())
@@ -136,7 +138,6 @@ async def running(
     `fresh`: forget its data. `viewer`: with a Zipkin that gets all traces.
     """
     require_privileges()
-    checked_auth(settings)
     store = "" if settings.store == CASSANDRA else store_url(settings)
     if instances > 1 and store.startswith("sqlite:"):
         raise Failure("Several instances need a store that they can share: --store cassandra, or a cluster's URL.")
@@ -144,6 +145,7 @@ async def running(
     names = tuple(f"h{number}" for number in range(1, hosts + 1))
     layout = Layout(settings.data)
     layout.hold()
+    settings = users.administered(settings)
     for port in ports:
         _require_free("127.0.0.1", port)
     if fresh:
@@ -170,7 +172,7 @@ async def running(
             for part in _parts(layout, settings, store, nats, wires, instances, otlp):
                 await supervisor.start(part)
             for api in apis:
-                await _ready(api, names, supervisor, layout)
+                await _ready(Client(settings, api), names, layout)
             describe()
             agents = tuple(f"http://{vtep}:{METRICS_PORT}" for vtep in wires.vteps.values())
             yield Cloud(layout, settings, apis, nats, names, agents, supervisor, page)
@@ -218,7 +220,7 @@ def _parts(
     otlp: str = "",
 ) -> list[Part]:
     """All processes, in the order of their start. `otlp`: where hosts find the collector."""
-    base = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    base = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "ALCOR_PASSWORD")}
     base |= {
         "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
         "ALCOR_NATS": nats,
@@ -231,7 +233,8 @@ def _parts(
     for number in range(instances):
         name = f"api{number + 1}" if number else "api"
         env = base | {"ALCOR_STORE": store, "ALCOR_API_HOST": "127.0.0.1", "ALCOR_AUTH": settings.auth}
-        env["ALCOR_OTLP"] = settings.otlp
+        env |= {"ALCOR_OTLP": settings.otlp, "ALCOR_AUTH_USERS": str(users.path_of(settings))}
+        env |= {"ALCOR_AUTH_URL": settings.auth_url, "ALCOR_AUTH_LIFE": str(settings.auth_life)}
         env["ALCOR_API_PORT"] = str(settings.api_port + number)
         if not settings.instance or number:  # a name for all its lives: its leases stay its own
             env["ALCOR_INSTANCE"] = name
@@ -269,41 +272,40 @@ def _nats_command(layout: Layout, url: str) -> Sequence[str]:
     return (found, "--config", str(config))
 
 
-async def _ready(api: str, names: Sequence[str], supervisor: Supervisor, layout: Layout) -> None:
+async def _ready(client: Client, names: Sequence[str], layout: Layout) -> None:
     """Return when the API can serve and every host is alive; Failure that says what is missing after a minute."""
     deadline = time.monotonic() + READY_SECONDS
-    async with httpx.AsyncClient(base_url=api, headers=_ADMIN, timeout=5, trust_env=False) as client:
+    with client:
         await _eventually(
-            lambda: _serves(client), deadline, lambda _: f"the API is not ready (log: {layout.logs}/api.log)"
+            lambda: _unready(client),
+            deadline,
+            lambda why: f"the API is not ready: {why[0]} (log: {layout.logs}/api.log)",
         )
         missing = lambda silent: f"no sign of life from {', '.join(silent)} (logs: {layout.logs})"  # noqa: E731
         await _eventually(lambda: _silent(client, names), deadline, missing)
 
 
 async def _eventually(
-    lacking: Callable[[], Awaitable[Sequence[str]]], deadline: float, words: Callable[[Sequence[str]], str]
+    lacking: Callable[[], Sequence[str]], deadline: float, words: Callable[[Sequence[str]], str]
 ) -> None:
     """Ask until nothing is lacking."""
-    while found := await lacking():
+    while found := await asyncio.to_thread(lacking):
         if time.monotonic() > deadline:
             raise Failure(f"The cloud did not start within {READY_SECONDS:.0f} s: {words(found)}.")
         await asyncio.sleep(0.05)
 
 
-async def _serves(client: httpx.AsyncClient) -> Sequence[str]:
+def _unready(client: Client) -> Sequence[str]:
     try:
-        answer = await client.get("/readyz")
-    except httpx.TransportError:
-        return ("api",)
-    return () if answer.status_code == 200 else ("api",)
+        client.get("/readyz")
+    except Failure as error:
+        return (str(error),)
+    return ()
 
 
-async def _silent(client: httpx.AsyncClient, names: Sequence[str]) -> Sequence[str]:
-    try:
-        answer = await client.get("/v2.0/alcor/hosts")
-        alive = {host["name"] for host in answer.raise_for_status().json()["hosts"] if host["alive"]}
-    except httpx.HTTPError:
-        return names
+def _silent(client: Client, names: Sequence[str]) -> Sequence[str]:
+    hosts = client.get("/v2.0/alcor/hosts")["hosts"]
+    alive = {host["name"] for host in hosts if host["alive"]}
     return [name for name in names if name not in alive]
 
 
@@ -341,5 +343,7 @@ def _introduce(cloud: Cloud) -> None:
         lines.append(f"traces   {cloud.viewer}")
     lines += ["", "Stop with Ctrl-C. In another terminal:"]
     prefix = f"ALCOR_API={cloud.api} ALCOR_DATA={data} "
+    if cloud.settings.auth == "embedded":
+        lines += [f"  export ALCOR_USER={cloud.settings.user} ALCOR_PASSWORD=$(cat {data}/{users.PASSWORD})"]
     lines += [f"  {prefix}alcor vm create web-1 --network NETWORK --host {cloud.hosts[0]}"]
     click.echo("\n".join(lines))

@@ -1,11 +1,46 @@
 // The REST API and its stream of events, as the console uses them. Nothing here knows of pages.
 const KEY = "alcor.who";
+const SESSION = "alcor.session";
 const PAGE = 1000;
 
-export const who = { project: "demo", admin: true, ...stored() };
+export const who = { project: "demo", admin: true, ...stored(localStorage, KEY) };
+// Who logged in, where the API wants that: {token, user, project, roles}. Gone with the tab.
+export let session = stored(sessionStorage, SESSION);
 
-function stored() {
-  try { return JSON.parse(localStorage.getItem(KEY)) || {}; } catch { return {}; }
+function stored(storage, key) {
+  try { return JSON.parse(storage.getItem(key)) || {}; } catch { return {}; }
+}
+
+// Hosts are for administrators, and for everybody where nobody logs in.
+export const operator = () => !session.token || who.admin;
+
+function enter(next) {
+  session = next;
+  try { sessionStorage.setItem(SESSION, JSON.stringify(next)); } catch { /* a private window */ }
+  live.emit("session");
+}
+
+// A token for a project, or for the user's first one. Raises Refused.
+export async function logIn(user, password, project) {
+  const domain = { id: "default" };
+  const identity = { methods: ["password"], password: { user: { name: user, password, domain } } };
+  const scope = project ? { scope: { project: { name: project, domain } } } : {};
+  const answer = await fetch("/v3/auth/tokens", {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ auth: { identity, ...scope } }),
+  }).catch(() => { throw new Refused(0, "Unreachable", "The API does not answer."); });
+  const { token, error } = await answer.json().catch(() => ({}));
+  if (answer.status === 401) throw new Refused(401, "HTTPUnauthorized", "User, password and project do not go together.");
+  if (!token) throw new Refused(answer.status, "Error", (error && error.message) || `The API answers ${answer.status}.`);
+  if (!token.project) throw new Refused(400, "Error", "A project must be named: this user has no default one.");
+  const roles = (token.roles || []).map((role) => role.name.toLowerCase());
+  enter({ token: answer.headers.get("X-Subject-Token"), user, project: token.project.name, roles, asked: false });
+  become({ project: token.project.id, admin: roles.includes("admin") });
+}
+
+export function logOut() {
+  if (session.asked) return;
+  live.stop();
+  enter({ asked: true });
 }
 
 export function become(next) {
@@ -16,6 +51,7 @@ export function become(next) {
 }
 
 function headers() {
+  if (session.token) return { "X-Auth-Token": session.token, ...(session.roles.includes("admin") ? { "X-Roles": who.admin ? "admin" : "member" } : {}) };
   return { "X-Project-Id": who.project || "demo", ...(who.admin ? { "X-Roles": "admin" } : {}) };
 }
 
@@ -38,6 +74,7 @@ export async function call(method, path, body, more = {}) {
   const text = await answer.text();
   let data = null;
   try { data = text ? JSON.parse(text) : null; } catch { /* not ours */ }
+  if (answer.status === 401) logOut();
   if (!answer.ok) {
     const error = data && data.NeutronError;
     throw new Refused(answer.status, error ? error.type : "Error", error ? error.message : `The API answers ${answer.status}.`);
@@ -89,9 +126,13 @@ class Live {
   }
 
   restart() {
+    this.stop();
+    this.run(this.generation);
+  }
+
+  stop() {
     this.generation += 1;
     if (this.abort) this.abort.abort();
-    this.run(this.generation);
   }
 
   async run(generation) {
@@ -117,6 +158,7 @@ class Live {
     };
     try {
       const answer = await fetch("/v2.0/alcor/events", { headers: headers(), signal: this.abort.signal });
+      if (answer.status === 401) logOut();
       if (!answer.ok) throw new Error(String(answer.status));
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";

@@ -1,7 +1,7 @@
 // Dialogs that create: a network with its subnet, a port, a security group, a rule. The API judges; what it says of a
 // field stands at that field.
 import { useEffect, useRef, useState } from "./vendor/htm-preact.js";
-import { call, get } from "./api.js";
+import { call, get, operator } from "./api.js";
 import { html } from "./ui.js";
 
 const FORMS = {
@@ -29,7 +29,7 @@ const FORMS = {
     fields: [
       { name: "name", label: "Name", value: "" },
       { name: "network_id", label: "Network", options: async () => (await get("/v2.0/networks?fields=id,name&limit=500")).networks.map((n) => [n.id, n.name || n.id]) },
-      { name: "binding:host_id", label: "Host", optional: true, options: async () => [["", "none"], ...(await get("/v2.0/alcor/hosts?fields=name&limit=500")).hosts.map((h) => [h.name, h.name])] },
+      { name: "binding:host_id", label: "Host", optional: true, options: async () => [["", "none"], ...(operator() ? (await get("/v2.0/alcor/hosts?fields=name&limit=500")).hosts : []).map((h) => [h.name, h.name])] },
       { name: "ip_address", label: "Address", value: "", note: "Empty: the next free one." },
     ],
     async send({ ip_address: ip, ...values }) {

@@ -1,6 +1,6 @@
 // The first page: the mesh as it is now.
 import { useEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
-import { all, live } from "./api.js";
+import { all, live, operator } from "./api.js";
 import { Picture } from "./mesh.js";
 import { Empty, Id, Problem, Status, clock, colour, html, ms, useInterval, useTitle } from "./ui.js";
 
@@ -12,6 +12,10 @@ const instance = (port) => ({
   id: port.id, name: port.name, network: port.network_id, host: port["binding:host_id"], status: port.status, reason: port.status_reason,
 });
 
+// Tenants are not told about hosts; they see those that their instances are on.
+const hostsOf = (ports) => [...new Set(ports.map((port) => port["binding:host_id"] || port.host))].filter(Boolean).sort().map((name) => ({ name, alive: true, state: "up", ports: 0, underlay_address: "" }));
+const readHosts = () => all("hosts", { fields: HOST_FIELDS }, undefined, "alcor/hosts");
+
 function useMesh() {
   const [mesh, set] = useState({ hosts: [], networks: new Map(), instances: new Map(), loaded: false, error: null, turn: 0 });
   const state = useRef(mesh);
@@ -22,11 +26,11 @@ function useMesh() {
     const mine = ++turn.current;
     late.current = [];
     try {
-      const [hosts, networks] = await Promise.all([all("hosts", { fields: HOST_FIELDS }, undefined, "alcor/hosts"), all("networks", { fields: "id,name,project_id" })]);
+      const [hosts, networks] = await Promise.all([operator() ? readHosts() : [], all("networks", { fields: "id,name,project_id" })]);
       networks.forEach((network) => colour(network.id));
       const show = (ports) => {
         if (mine !== turn.current) return; // asked again since, perhaps as somebody else
-        const read = { hosts, networks: new Map(networks.map((network) => [network.id, network])), instances: new Map(ports.map((port) => [port.id, instance(port)])) };
+        const read = { hosts: operator() ? hosts : hostsOf(ports), networks: new Map(networks.map((network) => [network.id, network])), instances: new Map(ports.map((port) => [port.id, instance(port)])) };
         late.current.forEach((event) => keep(event, read));
         put({ ...read, loaded: true, error: null });
       };
@@ -36,7 +40,7 @@ function useMesh() {
   };
   useEffect(() => { load(); return live.on("reload", load); }, []);
   useInterval(async () => { // hosts that fall silent say nothing
-    try { put({ hosts: await all("hosts", { fields: HOST_FIELDS }, undefined, "alcor/hosts"), ...(state.current.loaded ? { error: null } : {}) }); } catch (error) { put({ error }); }
+    try { put({ hosts: operator() ? await readHosts() : hostsOf([...state.current.instances.values()]), ...(state.current.loaded ? { error: null } : {}) }); } catch (error) { put({ error }); }
   }, 3000);
   const take = (event) => {
     if (late.current) late.current.push(event);
@@ -97,7 +101,7 @@ export function Topology() {
       <canvas ref=${canvas} tabindex="0" role="img" aria-label="Map of the mesh: ${summary}. Arrows move, plus and minus zoom, 0 shows all."></canvas>
       <div class="tools"><h1 class="pill" data-summary>${summary}</h1>${silent > 0 && html`<span class="pill offline">${silent} silent</span>`}<span class="grow"></span><${Find} find=${find} /></div>
       ${mesh.error && html`<div class="tools" style=${{ top: "60px" }}><${Problem} error=${mesh.error} again=${source.load} /></div>`}
-      ${mesh.loaded && !mesh.hosts.length && html`<div class="tools" style=${{ top: "40%", justifyContent: "center" }}><${Empty} title="No hosts yet">A host appears when its agent registers: alcor agent --host NAME.<//></div>`}
+      ${mesh.loaded && operator() && !mesh.hosts.length && html`<div class="tools" style=${{ top: "40%", justifyContent: "center" }}><${Empty} title="No hosts yet">A host appears when its agent registers: alcor agent --host NAME.<//></div>`}
       <div class="zoom"><button aria-label="Zoom out" onClick=${() => picture.current.zoom(0.8)}>−</button><button aria-label="Zoom in" onClick=${() => picture.current.zoom(1.25)}>+</button><button onClick=${() => picture.current.fit()}>All</button></div>
     </div>
     <aside class="side" aria-label="What is selected"><${Side} mesh=${mesh} chosen=${chosen} choose=${choose} feed=${feed} /></aside>

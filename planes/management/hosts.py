@@ -1,6 +1,6 @@
 """Hosts, as operators see them. Called by the REST edge through `services.Resource`; the work is control's.
 
-Only administrators change hosts; everybody on a loopback cloud may look.
+Only administrators change hosts; with authentication only they see them.
 """
 
 import asyncio

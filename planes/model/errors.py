@@ -4,6 +4,7 @@
     ├── Invalid (400)          the request is wrong: BadRequest types carry Neutron's own names
     ├── NotFound (404)
     ├── Conflict (409)
+    ├── Unauthorized (401)     no token, or none that is valid
     ├── Forbidden (403)
     ├── PreconditionFailed (412)
     ├── OverQuota (409)
@@ -30,6 +31,13 @@ class Invalid(AlcorError):
 
     status = 400
     type_name = "InvalidInput"
+
+
+class Unauthorized(AlcorError):
+    """Who calls is not known."""
+
+    status = 401
+    type_name = "HTTPUnauthorized"
 
 
 class Forbidden(AlcorError):

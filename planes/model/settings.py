@@ -17,6 +17,8 @@ from msgspec import Meta, Struct
 from planes.model.errors import Invalid
 
 PREFIX = "ALCOR_"
+#: settings that nobody is shown
+SECRET = ("password",)
 #: names the TOML file; it is not a setting, because it cannot be in that file
 CONFIG = PREFIX + "CONFIG"
 
@@ -52,6 +54,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     auth: Annotated[
         Literal["none", "embedded", "keystone"], _says("who may call the API; none: everybody, on loopback only")
     ] = "none"
+    auth_users: Annotated[str, _says("file of users, made by `alcor user`, for auth embedded")] = ""
+    auth_life: Annotated[Seconds, _says("how long a token of auth embedded is good")] = 3600.0
+    auth_url: Annotated[str, _says("Keystone, such as https://keystone.example/v3, for auth keystone")] = ""
+    user: Annotated[str, _says("who client commands log in as, where the API asks for it")] = ""
+    password: Annotated[str, _says("… and the password")] = ""
     log: Annotated[
         str,
         _says(
@@ -89,9 +96,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     state: Annotated[str, _says("where an agent keeps its last goal state; best on tmpfs")] = "/run/alcor"
     udp_port: Annotated[TcpPort, _says("UDP port of the tunnels")] = 4789
     mtu: Annotated[int, Meta(ge=1280, le=65_535), _says("MTU of the underlay; networks get 50 less")] = 1500
-    metrics_host: Annotated[str, _says("address on which an agent tells its metrics")] = "127.0.0.1"
+    metrics_host: Annotated[str, _says("address on which an agent, or an API for scrapers only, tells its metrics")] = (
+        "127.0.0.1"
+    )
     metrics_port: Annotated[
-        int, Meta(ge=0, le=65_535), _says("port on which an agent tells its metrics; 0: nowhere")
+        int,
+        Meta(ge=0, le=65_535),
+        _says("port of metrics_host; 0: nowhere (an API has its own /metrics too)"),
     ] = 0
     beat_every: Annotated[Seconds, _says("time between beats of an agent")] = 3.0
     sync_every: Annotated[Seconds, _says("time between comparisons of an agent's state with the store")] = 600.0
@@ -138,13 +149,17 @@ class Loaded(Struct, frozen=True):
             Row(
                 name,
                 PREFIX + name.upper(),
-                masked(getattr(self.settings, name)),
+                _shown(name, getattr(self.settings, name)),
                 getattr(defaults, name),
                 self.sources.get(name, "default"),
                 _meaning(hints[name]),
             )
             for name in Settings.__struct_fields__
         ]
+
+
+def _shown(name: str, value: Any) -> Any:
+    return "***" if name in SECRET and value else masked(value)
 
 
 def masked(value: Any) -> Any:
@@ -168,7 +183,7 @@ def load(toml_text: str | None, env: Mapping[str, str], flags: Mapping[str, Any]
         try:
             values[name] = msgspec.convert(value, hints[name], strict=strict)
         except msgspec.ValidationError as error:
-            raise Invalid(f"Setting {name} is {masked(value)!r:.80} (from {source}): {_plain(error)}.") from None
+            raise Invalid(f"Setting {name} is {_shown(name, value)!r:.80} (from {source}): {_plain(error)}.") from None
         sources[name] = source
 
     for name, value in _parse(toml_text).items():
