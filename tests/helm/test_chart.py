@@ -47,6 +47,8 @@ TOGGLES: dict[str, tuple[str, ...]] = {
     "extra": ('api.extraEnv=[{"name":"A","value":"b"}]', 'agent.extraEnv=[{"name":"A","value":"b"}]'),
     "callers": ('networkPolicy.apiFrom=[{"namespaceSelector":{}}]', 'api.service.annotations={"a":"b"}'),
     "operator": OPERATOR,
+    "keystone": ('auth.mode="keystone"', 'auth.url="https://keystone.example/v3"', 'auth.secret.name=""'),
+    "scrapers": ('networkPolicy.metricsFrom=[{"namespaceSelector":{}}]', "api.metricsPort=9100"),
 }
 #: without what is copied from observability/
 BARE = ("monitoring.dashboards.enabled=false", "monitoring.rules=false")
@@ -115,6 +117,9 @@ REFUSED = {
     "networkPolicy.nodeCIDRs=[]": "networkPolicy.nodeCIDRs",
     'networkPolicy.nodeCIDRs=["all"]': "/networkPolicy/nodeCIDRs",
     'auth.mode="none"': "auth.mode",
+    'auth.mode="keystone"': "auth.url",
+    'auth.secret.name=""': "auth.secret.name",
+    'auth.url="keystone"': "/auth/url",
     "api.autoscaling.max=2": "api.autoscaling.min",
 }
 
@@ -129,7 +134,7 @@ def test_a_wrong_value_is_refused_by_name(value: str) -> None:
 def test_without_values_the_missing_one_is_named() -> None:
     done = helm("template", "n", str(CHART))
     assert done.returncode != 0
-    assert "store.secret.name is required" in done.stderr
+    assert "auth.secret.name is required" in done.stderr
     done = template(PRODUCTION, *OPERATOR)
     assert done.returncode != 0
     assert "CassandraDatacenter" in done.stderr
@@ -175,7 +180,8 @@ def test_free_settings_are_those_that_no_value_sets() -> None:
     free = set(schema["properties"]["settings"]["propertyNames"]["enum"])
     fields = set(Settings.__struct_fields__)
     assert free <= fields
-    own = {"api", "data", "instance", "host", "vtep", "machine", "state"}  # of a part or of the command line
+    # of a part or of the command line
+    own = {"api", "data", "instance", "host", "vtep", "machine", "state", "user", "password"}
     text = "".join(path.read_text() for path in (CHART / "templates").glob("*.*"))
     assert {name for name in fields - free - own if f"{PREFIX}{name.upper()}" not in text} == set()
 

@@ -8,8 +8,15 @@ import urllib.request
 
 API = os.environ["API"] + "/v2.0"
 HEADERS = {"Content-Type": "application/json", "X-Roles": "admin"}
-if os.environ.get("TOKEN"):
-    HEADERS["X-Auth-Token"] = os.environ["TOKEN"]
+
+
+def log_in(user, password):
+    """A token for the user's first project."""
+    user = {"name": user, "password": password, "domain": {"id": "default"}}
+    body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}}
+    request = urllib.request.Request(os.environ["API"] + "/v3/auth/tokens", json.dumps(body).encode(), HEADERS)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.headers["X-Subject-Token"]
 
 
 def call(method, path, body=None, **headers):
@@ -32,6 +39,8 @@ def a_host():
     sys.exit(f"no host is alive: {hosts}")
 
 
+if os.environ.get("USER") and os.environ.get("PASSWORD"):
+    HEADERS["X-Auth-Token"] = log_in(os.environ["USER"], os.environ["PASSWORD"])
 host = a_host()
 made = []
 try:
