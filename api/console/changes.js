@@ -94,21 +94,36 @@ function Heat() {
   const canvas = useRef(null);
   const { data, error, reload } = useData("/v2.0/alcor/latency/history?stage=total");
   useInterval(reload, 5000);
+  const [at, move] = useState(null); // the cell under the keyboard: {slot, bound}
   const rows = data ? trimmed(data) : null;
-  useEffect(() => { if (rows) paint(canvas.current, rows); });
+  const column = at && rows ? rows.slots.findIndex((slot) => slot.at === at.slot) : -1;
+  const row = at && rows ? rows.bounds.indexOf(at.bound) : -1;
+  useEffect(() => { if (rows) paint(canvas.current, rows, column, row); });
   if (error && error.status !== 0) return html`<div class="muted">${error.message}</div>`;
-  const pick = (e) => {
-    if (!rows) return;
-    const box = canvas.current.getBoundingClientRect();
-    const column = Math.floor(((e.clientX - box.left) / box.width) * rows.slots.length);
-    const row = rows.bounds.length - 1 - Math.floor(((e.clientY - box.top) / box.height) * rows.bounds.length);
+  const go = (column, row) => {
     const slot = rows.slots[column];
     if (slot) location.hash = `#/changes?from=${slot.at}&until=${slot.at + rows.seconds}&ms=${(rows.bounds[row - 1] || 0) / 1000}`;
   };
+  const pick = (e) => {
+    if (!rows) return;
+    const box = canvas.current.getBoundingClientRect();
+    go(Math.floor(((e.clientX - box.left) / box.width) * rows.slots.length), rows.bounds.length - 1 - Math.floor(((e.clientY - box.top) / box.height) * rows.bounds.length));
+  };
+  const step = (e) => {
+    const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[e.key];
+    if (!rows || (!by && e.key !== "Enter")) return;
+    e.preventDefault();
+    if (!by) { if (column >= 0 && row >= 0) go(column, row); return; }
+    const within = (n, most) => Math.max(0, Math.min(most - 1, n));
+    const x = column < 0 ? rows.slots.length - 1 : within(column + by[0], rows.slots.length), y = row < 0 ? 0 : within(row + by[1], rows.bounds.length);
+    move({ slot: rows.slots[x].at, bound: rows.bounds[y] });
+  };
+  const cell = column >= 0 && row >= 0 ? `${new Date(at.slot * 1000).toLocaleTimeString()}, up to ${ms(Math.round(at.bound))}: ${rows.slots[column].counts[row]} changes; Enter shows them` : "";
   const steps = rows ? [0, Math.floor(rows.bounds.length / 3), Math.floor((2 * rows.bounds.length) / 3), rows.bounds.length - 1] : [];
-  return html`<div class="heat"><canvas ref=${canvas} role="img" aria-label="Heat map of how long changes took over the last minutes" onClick=${pick}></canvas>
+  return html`<div class="heat"><canvas ref=${canvas} tabindex="0" role="application" aria-label="Heat map of how long changes took over the last minutes. Arrows choose a cell." aria-describedby="heat-cell" onClick=${pick} onKeyDown=${step}></canvas>
     <div class="y" aria-hidden="true">${steps.map((n) => html`<i style=${{ top: `${100 - ((n + 0.5) * 100) / rows.bounds.length}%` }}>${ms(Math.round(rows.bounds[n]))}</i>`)}</div>
-    <div class="x" aria-hidden="true">${rows ? html`<span>${Math.round((rows.slots.length * rows.seconds) / 60)} min ago</span><span>${rows.all ? `${rows.all.toLocaleString()} changes; click for those of a cell` : "no changes in this time"}</span><span>now</span>` : ""}</div></div>`;
+    <div class="x" aria-hidden="true">${rows ? html`<span>${Math.round((rows.slots.length * rows.seconds) / 60)} min ago</span><span>${rows.all ? `${rows.all.toLocaleString()} changes; click for those of a cell` : "no changes in this time"}</span><span>now</span>` : ""}</div></div>
+    <p id="heat-cell" class="sub" role="status">${cell}</p>`;
 }
 
 // Only the rows between the fastest and the slowest that happened, and two around them.
@@ -121,7 +136,7 @@ function trimmed({ slot_seconds: seconds, bounds_us: bounds, slots }) {
   return { seconds, all, bounds: bounds.slice(low, high + 1), slots: slots.map((slot) => ({ at: slot.at, counts: slot.counts.slice(low, high + 1) })) };
 }
 
-function paint(canvas, { bounds, slots }) {
+function paint(canvas, { bounds, slots }, column, row) {
   const ratio = window.devicePixelRatio || 1;
   canvas.width = canvas.clientWidth * ratio;
   canvas.height = canvas.clientHeight * ratio;
@@ -137,4 +152,8 @@ function paint(canvas, { bounds, slots }) {
     ctx.fillRect(x * w, canvas.height - (y + 1) * h, Math.max(1, w - 1), Math.max(1, h - 1));
   }));
   ctx.globalAlpha = 1;
+  if (column < 0 || row < 0) return;
+  ctx.strokeStyle = getComputedStyle(canvas).color;
+  ctx.lineWidth = 2 * ratio;
+  ctx.strokeRect(column * w, canvas.height - (row + 1) * h, Math.max(w, 4), h);
 }

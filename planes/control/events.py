@@ -6,14 +6,18 @@ What must never happen: that an event that cannot be sent fails or slows the cha
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from planes.bus.protocol import Bus, BusError
 from planes.goalstate import codec
 from planes.goalstate.messages import Done, Event, Events, Finished
 from planes.goalstate.subjects import Subjects
 
-#: finished changes of one message: nine stages on eight hosts each still fit
+T = TypeVar("T", Event, Done)
+
+#: finished changes of one message: nine stages on eight hosts each fit
 CHANGES = 64
 
 
@@ -40,7 +44,7 @@ class Teller:
             subject = self._subjects.event(project, resource, verb)
             for start in range(0, len(events), codec.MAX_OBJECTS):
                 part = tuple(events[start : start + codec.MAX_OBJECTS])
-                self._send(subject, Events(project, resource, verb, part), len(part))
+                self._send(subject, partial(Events, project, resource, verb), part)
 
     def finished(self, changes: Sequence[tuple[str, Done]]) -> None:
         """Changes that have come to their end, each with its project."""
@@ -51,15 +55,19 @@ class Teller:
             subject = self._subjects.event(project, "change", "finished")
             for start in range(0, len(ended), CHANGES):
                 part = tuple(ended[start : start + CHANGES])
-                self._send(subject, Finished(project, part), len(part))
+                self._send(subject, partial(Finished, project), part)
 
-    def _send(self, subject: str, body: Events | Finished, number: int) -> None:
-        data = codec.encode(body, self._instance)
-        if len(data) > codec.MAX_MESSAGE:
-            self.counters["events_unsent"] += number
+    def _send(self, subject: str, message: Callable[[tuple[T, ...]], Events | Finished], items: tuple[T, ...]) -> None:
+        """As one message, or as several when that is too large: a change of many hosts is."""
+        data = codec.encode(message(items), self._instance)
+        if len(data) > codec.MAX_MESSAGE and (half := len(items) // 2):
+            self._send(subject, message, items[:half])
+            self._send(subject, message, items[half:])
             return
         try:
+            if len(data) > codec.MAX_MESSAGE:
+                raise BusError("larger than a message may be")
             self._bus.publish(subject, data)
-            self.counters["events"] += number
+            self.counters["events"] += len(items)
         except BusError:
-            self.counters["events_unsent"] += number
+            self.counters["events_unsent"] += len(items)

@@ -220,6 +220,13 @@ def test_latency_shows_each_stage(tab: Tab, http: httpx.Client, ports: list[dict
     assert "total" in stages
     for name in stages:
         expect(table).to_contain_text("whole change" if name == "total" else name)
+    heat = page.get_by_role("application", name="Heat map")
+    heat.focus()
+    for key in ("ArrowLeft", "ArrowUp"):
+        page.keyboard.press(key)
+    expect(page.locator("#heat-cell")).to_have_text(re.compile(r"up to .* changes; Enter shows them"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("From the heat map")).to_be_visible()
 
 
 def test_a_network_is_made_in_the_console(tab: Tab, http: httpx.Client) -> None:

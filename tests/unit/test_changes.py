@@ -1,15 +1,18 @@
 """Changes end with the answer of their hosts, also when a later revision is all that a host answers for."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from observability.stages import Change
 from planes.bus.memory.bus import MemoryBroker, MemoryBus
+from planes.bus.protocol import Incoming
 from planes.control import changes
 from planes.control.changes import Changes, Record
 from planes.control.events import Teller
-from planes.goalstate.messages import Applied, ObjectKind
+from planes.goalstate import codec
+from planes.goalstate.messages import Applied, Done, Finished, ObjectKind, Took
 from planes.goalstate.subjects import Subjects
 from planes.model.ids import Id
 from planes.model.resources import Port
@@ -90,3 +93,28 @@ def test_what_is_followed_is_bounded(followed: Followed, monkeypatch: pytest.Mon
     followed.answer(PORT, 9, last)
     followed.answer(OTHER, 9, last)
     assert (followed.changes.waiting[0], followed.changes._last) == (0, {})
+
+
+async def test_what_is_too_large_for_a_message_is_told_in_several() -> None:
+    broker = MemoryBroker()
+    ear, mouth = MemoryBus(broker, "ear"), MemoryBus(broker, "c1")
+    heard: list[Finished] = []
+
+    def hear(message: Incoming) -> None:
+        heard.append(codec.decode(message.data, Finished)[1])
+
+    for bus in (ear, mouth):
+        await bus.connect()
+    await ear.subscribe(Subjects().event("demo", "change", "finished"), hear)
+    teller = Teller(mouth, Subjects(), "c1")
+
+    def done(name: str, hosts: int) -> tuple[str, Done]:
+        stages = tuple(Took("program", f"host-{n}.example.org", 10**15, 10**6) for n in range(hosts))
+        return "demo", Done(name, "0" * 32, "create port", "x", 1, "ACTIVE", 5, stages)
+
+    teller.finished([*(done(f"c{n}", 1500) for n in range(10)), done("huge", 20_000)])
+    await mouth.flush()
+    await asyncio.sleep(0)
+    assert [each.change for body in heard for each in body.changes] == [f"c{n}" for n in range(10)]
+    assert len(heard) > 1
+    assert teller.counters == {"events": 10, "events_unsent": 1}
