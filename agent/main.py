@@ -92,7 +92,7 @@ async def run(config: AgentConfig) -> None:
     registry = Registry(agent.metrics)
     who = {"service.name": "alcor-agent", "host.name": host}
     async with (
-        telling(registry, bus, dict, config.otlp, who),
+        telling(registry, bus, lambda: tracer.exporter.counters if tracer else {}, config.otlp, who),
         listening(registry, config.metrics_host, config.metrics_port),
     ):
         await agent.start()

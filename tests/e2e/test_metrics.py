@@ -72,6 +72,7 @@ async def test_what_is_exported_is_what_is_documented(tmp_path: Path) -> None:
         assert agent["alcor_agent_kernel_transactions_total", ("nft", "ok")].value >= 1
         assert agent["alcor_agent_kernel_transactions_total", ("netlink", "ok")].value >= 1
         assert agent["alcor_agent_request_duration_seconds_count", ("ack", "ok")].value >= 1
+        assert agent["alcor_spans_dropped_total", ()].value == 0
 
         last = await parts.port(network, "h2")
         trace = (await parts.get(f"alcor/changes/{last['id']}"))["trace_id"]
