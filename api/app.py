@@ -19,6 +19,7 @@ from api.auth.identity import Identity
 from api.auth.keystone import Keystone
 from api.edge import ANYBODY
 from api.metrics import Meter
+from api.protocol import Protocol
 from api.server import create_app
 from observability import logs
 from observability.export import Exporter, exporter
@@ -215,7 +216,7 @@ async def serve(settings: Settings, cloud: Cloud, observer: Observer, meter: Met
         create_app(cloud, settings, observer, meter, identity),
         host=settings.api_host,
         port=settings.api_port,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -5,15 +5,13 @@ The hot path of the product: one decode, one call into the cloud, one encode.
 
 from typing import Any
 
-from litestar import delete, get, post, put
-from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp
+from litestar.types import ControllerRouterHandler
 
 from api import headers, queries
 from api.answers import Answer, encode
 from api.bodies import Bodies
 from api.collections import Collection
-from api.edge import Access, AnyRequest, Call, Edge
+from api.edge import Access, Act, Call, Edge
 from planes.management.services import Resource
 from planes.model.errors import Invalid, not_found
 from planes.model.ids import parse
@@ -46,18 +44,18 @@ class Handlers:
         return Answer(b'{"%b":%b}' % (wanted.key.encode(), body), call.id, 201, applied(seconds))
 
     async def list(self, call: Call) -> Answer:
-        asked = queries.parse(call.request.scope["query_string"], self._c)
+        asked = queries.parse(call.query, self._c)
         listing = await self._service.list(call.who, asked.query) if asked.possible else Listing([])
         items = [queries.select(view, asked.fields) for view in listing.items] if asked.fields else listing.items
         answer: dict[str, Any] = {self._c.plural: items}
         if asked.query.limit:
-            url = str(call.request.base_url).rstrip("/") + self._c.path
+            url = call.base + self._c.path
             if links := queries.links(asked, listing, url, self._c.key):
                 answer[f"{self._c.plural}_links"] = links
         return Answer(encode(answer), call.id)
 
     async def show(self, call: Call) -> Answer:
-        asked = queries.parse(call.request.scope["query_string"], self._c)
+        asked = queries.parse(call.query, self._c)
         view = await self._service.get(call.who, self._key(call))
         return self._one(queries.select(view, asked.fields), call)
 
@@ -89,7 +87,7 @@ class Handlers:
 
     def _key(self, call: Call) -> str:
         """The id (or name) in the path; what cannot be one is not found, as in Neutron."""
-        key: str = call.request.path_params["key"].removesuffix(".json")
+        key = call.part("key").removesuffix(".json")
         if self._c.key == "id":
             try:
                 parse(key)
@@ -98,31 +96,20 @@ class Handlers:
         return key
 
 
-def routes(edge: Edge, collection: Collection) -> list[HTTPRouteHandler]:
+def routes(edge: Edge, collection: Collection) -> list[ControllerRouterHandler]:
     """The route handlers of a collection."""
     do = Handlers(edge, collection)
     access = Access.OPERATORS if collection.operators else Access.TENANTS
-    many, one = collection.path, collection.path + "/{key:str}"
-    singular, plural = collection.singular, collection.plural
-
-    @post([many, many + ".json"])
-    async def create(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, many, f"create {singular}", do.create, access)
-
-    @get([many, many + ".json"])
-    async def index(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, many, f"list {plural}", do.list, access)
-
-    @get(one)
-    async def show(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, one, f"show {singular}", do.show, access)
-
-    @put(one)
-    async def update(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, one, f"update {singular}", do.update, access)
-
-    @delete(one, status_code=200)
-    async def remove(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, one, f"delete {singular}", do.delete, access)
-
-    return [create, index, show, *([update] if collection.update else []), remove]
+    many, singular = collection.path, collection.singular
+    all_: dict[str, tuple[str, Act]] = {
+        "POST": (f"create {singular}", do.create),
+        "GET": (f"list {collection.plural}", do.list),
+    }
+    one: dict[str, tuple[str, Act]] = {
+        "GET": (f"show {singular}", do.show),
+        "PUT": (f"update {singular}", do.update),
+        "DELETE": (f"delete {singular}", do.delete),
+    }
+    if collection.update is None:
+        del one["PUT"]
+    return [edge.route((many, many + ".json"), all_, access), edge.route((many + "/{key:str}",), one, access)]

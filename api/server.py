@@ -1,9 +1,10 @@
 """The REST edge as an application: every route, and how errors look. Chooses no adapter; `api.app` hands it a cloud."""
 
-from litestar import Litestar, Response, get
+from urllib.parse import parse_qsl
+
+from litestar import Litestar, Response
 from litestar.exceptions import HTTPException
-from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp, ExceptionHandlersMap
+from litestar.types import ControllerRouterHandler, ExceptionHandlersMap
 from msgspec import json
 
 from api import discovery, openapi, queries
@@ -12,7 +13,7 @@ from api.assets import Assets
 from api.auth.identity import Identity
 from api.auth.routes import routes as tokens
 from api.collections import COLLECTIONS
-from api.edge import ANYBODY, Access, Act, AnyRequest, Call, Edge, framework_problem
+from api.edge import ANYBODY, Access, Act, AnyRequest, Call, Edge, framework_problem, method
 from api.handlers import routes
 from api.metrics import Meter
 from api.stream import Stream, open_stream
@@ -49,7 +50,6 @@ def create_app(
             *tokens(edge, identity),
         ],
         exception_handlers=_errors(edge),
-        request_max_body_size=settings.body_max,
         openapi_config=None,
         logging_config=None,
         debug=False,
@@ -65,35 +65,23 @@ def _errors(edge: Edge) -> ExceptionHandlersMap:
     def broken(request: AnyRequest, error: Exception) -> Response[bytes]:
         change = begin("request", "", 0.0)
         answer = edge.broken(error, change)
-        edge.observer.answered(change, _method(request), "", request.scope["path"], answer.status, 0)
+        edge.observer.answered(change, method(request.scope), "", request.scope["path"], answer.status, 0)
         return framed(request, answer)
 
     def framed(request: AnyRequest, answer: Answer) -> Response[bytes]:
-        edge.meter.count(_method(request), "", answer.status, 0)
+        edge.meter.count(method(request.scope), "", answer.status, 0)
         headers = {name.decode(): value.decode() for name, value in answer.headers if name != b"content-length"}
         return Response(answer.body, status_code=answer.status, headers=headers)
 
     return {HTTPException: refused, Exception: broken}
 
 
-def _method(request: AnyRequest) -> str:
-    """The method as a label: a client may invent others."""
-    method = request.scope["method"]
-    return method if method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH") else "other"
+def _get(edge: Edge, what: str, act: Act, *paths: str, access: Access = Access.TENANTS) -> ControllerRouterHandler:
+    """A route that is read."""
+    return edge.route(paths, {"GET": (what, act)}, access)
 
 
-def _get(edge: Edge, what: str, act: Act, *paths: str, access: Access = Access.TENANTS) -> HTTPRouteHandler:
-    """A route that is read; the first path names it in metrics."""
-    route = paths[0].replace(":str}", "}")
-
-    @get(list(paths))
-    async def handler(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, route, what, act, access)
-
-    return handler
-
-
-def _discovery(edge: Edge) -> list[HTTPRouteHandler]:
+def _discovery(edge: Edge) -> list[ControllerRouterHandler]:
     async def versions(call: Call) -> Answer:
         return Answer(encode({"versions": discovery.versions(call.base)}), call.id)
 
@@ -107,7 +95,7 @@ def _discovery(edge: Edge) -> list[HTTPRouteHandler]:
         return Answer(encode({"extensions": discovery.extensions()}), call.id)
 
     async def extension(call: Call) -> Answer:
-        alias = call.request.path_params["alias"].removesuffix(".json")
+        alias = call.part("alias").removesuffix(".json")
         if (found := discovery.extension(alias)) is None:
             raise NotFound(f"Extension with alias {alias:.80} does not exist", "ExtensionNotFound")
         return Answer(encode({"extension": found}), call.id)
@@ -120,13 +108,13 @@ def _discovery(edge: Edge) -> list[HTTPRouteHandler]:
     ]
 
 
-def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
+def _alcor(edge: Edge) -> list[ControllerRouterHandler]:
     async def change(call: Call) -> Answer:
-        view = await edge.cloud.traces.change(call.who, call.request.path_params["key"])
+        view = await edge.cloud.traces.change(call.who, call.part("key"))
         return Answer(encode({"change": view}), call.id)
 
     async def changes(call: Call) -> Answer:
-        wanted = queries.wanted_changes(call.request.scope["query_string"])
+        wanted = queries.wanted_changes(call.query)
         return Answer(encode({"changes": edge.cloud.traces.changes(call.who, wanted)}), call.id)
 
     async def events(call: Call) -> Stream:
@@ -136,7 +124,7 @@ def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
         return Answer(encode(edge.cloud.traces.latency()), call.id)
 
     async def history(call: Call) -> Answer:
-        stage = call.request.query_params.get("stage", "total")
+        stage = dict(parse_qsl(call.query.decode("latin-1"))).get("stage", "total")
         if stage not in (*STAGES, "total"):
             raise Invalid(f"Invalid input for stage. Reason: '{stage:.80}' is not one of {', '.join(STAGES)}, total.")
         return Answer(encode(edge.observer.latency.history(stage)), call.id)
@@ -150,12 +138,12 @@ def _alcor(edge: Edge) -> list[HTTPRouteHandler]:
     ]
 
 
-def _console(edge: Edge) -> list[HTTPRouteHandler]:
+def _console(edge: Edge) -> list[ControllerRouterHandler]:
     assets = Assets()
 
     async def file(call: Call) -> Answer:
-        path = str(call.request.path_params.get("path", "")).strip("/")
-        known = call.request.headers.get("if-none-match", "").encode("latin-1")
+        path = call.part("path").strip("/")
+        known = call.header(b"if-none-match").encode("latin-1")
         if (found := assets.answer(path, known, call.id)) is None:
             raise NotFound(f"The console has no file {path:.80}.", "HTTPNotFound")
         return found
@@ -165,7 +153,7 @@ def _console(edge: Edge) -> list[HTTPRouteHandler]:
     ]
 
 
-def _process(edge: Edge) -> list[HTTPRouteHandler]:
+def _process(edge: Edge) -> list[ControllerRouterHandler]:
     document = openapi.document()
     # JSON is YAML
     southbound = json.format(json.encode(asyncapi.document(edge.settings.prefix)), indent=2)
@@ -185,7 +173,7 @@ def _process(edge: Edge) -> list[HTTPRouteHandler]:
         return Answer(b'{"status":"ready"}', call.id)
 
     async def metrics(call: Call) -> Answer:
-        accept = call.request.headers.get("accept", "")
+        accept = call.header(b"accept")
         text, kind = exposition.answer(edge.meter.registry.collect(), accept)
         return Answer(text.encode(), call.id, kind=kind.encode())
 

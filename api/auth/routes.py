@@ -8,16 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from litestar import get, post
-from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp
+from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from api.answers import Answer, Headers, encode
 from api.auth.embedded import REQUIRED, Embedded, Token, time_of
 from api.auth.identity import Identity
 from api.auth.keystone import Keystone
-from api.edge import Access, AnyRequest, Call, Edge, Reply
+from api.edge import Access, Call, Edge
 from planes.model.errors import AlcorError, Invalid, TooLarge, Unauthorized, Unavailable
 
 #: bytes of a request for a token
@@ -65,40 +63,41 @@ class _Wanted(Struct):
     auth: _Auth
 
 
-def routes(edge: Edge, identity: Identity) -> list[HTTPRouteHandler]:
+def routes(edge: Edge, identity: Identity) -> list[ControllerRouterHandler]:
     """None where nobody logs in."""
     if isinstance(identity, Embedded):
         return _embedded(edge, identity)
     if isinstance(identity, Keystone):
-        return [_route(edge, post, TOKENS, "issue token", _relay(identity))]
+        return [_route(edge, TOKENS, POST=("issue token", _relay(identity)))]
     return []
 
 
 Act = Callable[[Call], Awaitable[Answer]]
-Method = Callable[[str], Callable[..., HTTPRouteHandler]]
 
 
-def _route(edge: Edge, method: Method, path: str, what: str, act: Act) -> HTTPRouteHandler:
-    async def answered(call: Call) -> Reply:
+def _route(edge: Edge, path: str, **acts: tuple[str, Act]) -> ControllerRouterHandler:
+    return edge.route((path,), {method: (what, _answered(act)) for method, (what, act) in acts.items()}, Access.ALL)
+
+
+def _answered(act: Act) -> Act:
+    """The same; errors as Keystone words them."""
+
+    async def answered(call: Call) -> Answer:
         try:
             return await act(call)
         except AlcorError as error:
             return _problem(error, call.id)
 
-    async def handler(request: AnyRequest) -> ASGIApp:
-        return await edge.call(request, path, what, answered, Access.ALL)
-
-    return method(path)(handler)
+    return answered
 
 
-def _embedded(edge: Edge, identity: Embedded) -> list[HTTPRouteHandler]:
+def _embedded(edge: Edge, identity: Embedded) -> list[ControllerRouterHandler]:
     tokens = Tokens(identity)
     return [
-        _route(edge, get, "/v3", "show identity version", tokens.version),
-        _route(edge, post, TOKENS, "issue token", tokens.issue),
-        _route(edge, get, TOKENS, "check token", tokens.check),
-        _route(edge, get, "/v3/auth/projects", "list own projects", tokens.projects),
-        _route(edge, get, "/v3/auth/catalog", "show catalog", tokens.catalog),
+        _route(edge, "/v3", GET=("show identity version", tokens.version)),
+        _route(edge, TOKENS, POST=("issue token", tokens.issue), GET=("check token", tokens.check)),
+        _route(edge, "/v3/auth/projects", GET=("list own projects", tokens.projects)),
+        _route(edge, "/v3/auth/catalog", GET=("show catalog", tokens.catalog)),
     ]
 
 

@@ -102,7 +102,7 @@ async def test_a_collector_that_never_answers_costs_memory_up_to_a_bound_and_no_
             assert outcome.quantile(0.99) < 1_000
             counted = re.findall(r"^alcor_spans_(\w+)_total (\d+)", metrics, re.MULTILINE)
             found = {name: int(value) for name, value in counted}
-            assert found["dropped"] > 1_000
+            assert found["dropped"] + found["failed"] > 1_000  # failed: it gave up on some meanwhile
             assert found["exported"] == 0
             assert _memory(process.pid) - before < 64 << 20
             process.send_signal(signal.SIGTERM)
