@@ -64,6 +64,10 @@ async def _creates(running: Bare, net: str, empty: int, pid: int) -> list[Figure
     while swarm.total("unacked"):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.05)
     figures.append(_figure(f"port creates, acked by {HOSTS} hosts", acked, meter, base=base))
+    port = running.client.get("/v2.0/ports", params={"limit": "1", "fields": "id"}).json()["ports"][0]["id"]
+    one = request("GET", f"/v2.0/ports/{port}", X_Roles="admin")
+    got, meter = await _measured(running.pids, running.api_port, lambda _: one)
+    figures.append(_figure("get by id", got, meter, base=(*base[:2], at_least(0.4, ratio=True))))
     bulks, meter = await _measured(running.pids, running.api_port, lambda _: bulk, clients=4)
     base = ("port creates", single.rate, at_least(6, ratio=True))
     figures.append(_figure(f"ports in bulks of {BULK}", bulks, meter, scale=BULK, base=base))
