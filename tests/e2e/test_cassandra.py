@@ -2,29 +2,24 @@
 
 import asyncio
 import itertools
+import json
 import os
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from cli.cassandra.node import Node
 from tests.e2e.parts import FAST, Parts, active, eventually
 from tests.e2e.support import Up, alcor
 from tests.e2e.support import eventually as soon
-from tests.support.cassandra import CassandraServer
-from tests.support.ports import free_port
+from tests.support.cassandra import CassandraCluster
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(600)]
 
-ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
-#: clients, and seconds for which they create
-CLIENTS, STORM = 12, 36.0
-#: seconds after a node's death within which a request may be refused
-WINDOW = 12.0
+CLIENTS = 12
+#: what each instance has to answer before the next thing dies, and seconds after a node's death in which it may refuse
+ANSWERS, WINDOW = (200, 12.0) if os.environ.get("PROFILE") == "long" else (15, 8.0)
 
 
 def test_two_instances_are_one_and_their_server_keeps_what_they_were_told(tmp_path: Path) -> None:
@@ -52,72 +47,59 @@ def test_two_instances_are_one_and_their_server_keeps_what_they_were_told(tmp_pa
         assert {port["id"] for port in client.get("/v2.0/ports").json()["ports"]} == set(ids)
 
 
-@pytest.fixture
-def cluster() -> Iterator[list[CassandraServer]]:
-    """Three nodes, each row on all of them."""
-    port, storage = free_port(), free_port()
-    with tempfile.TemporaryDirectory(prefix="alcor-cluster-") as directory:
-        servers = [
-            CassandraServer(node=Node(Path(directory) / address, port, storage, address, ADDRESSES, heap="400M"))
-            for address in ADDRESSES
-        ]
-        try:
-            for server in servers:
-                server.start()
-            for server in servers:
-                soon(lambda one=server: one.knows(2), 120, "the nodes know each other")  # type: ignore[misc]
-            yield servers
-        finally:
-            for server in servers:
-                server.kill()
+async def test_a_node_dies_in_a_storm_and_two_are_away_and_come_back(tmp_path: Path) -> None:
+    with CassandraCluster() as cluster:
+        await _outlives(cluster, tmp_path / "data")
 
 
-@pytest.mark.skipif(os.environ.get("PROFILE") != "long", reason="three servers and two minutes: PROFILE=long")
-async def test_a_node_dies_in_a_storm_and_two_are_away_and_come_back(
-    cluster: list[CassandraServer], tmp_path: Path
-) -> None:
-    url = cluster[0].url("storm")
-    async with Parts(tmp_path / "data", hosts=1, store=url, instances=2) as parts:
+async def _outlives(cluster: CassandraCluster, data: Path) -> None:
+    url, now = cluster.nodes[0].url("storm"), asyncio.get_running_loop().time
+    async with Parts(data, hosts=1, store=url, instances=2) as parts:
         parts.start("nats", "api")
-        await eventually(lambda: _ready(parts.http, ""), 60, "the first instance")
+        await eventually(lambda: _ready(parts.http, ""), 120, "the first instance")
         parts.start("api2", "h1")
         other = f"http://127.0.0.1:{int(parts.api.rsplit(':', 1)[1]) + 1}"
         await eventually(lambda: _ready(parts.http, other), 60, "the second instance")
-        await parts.well("h1")
+        await parts.well("h1", within=60)
         network = await parts.network("10.0.0.0/16")
         storm = Storm(parts, network, (parts.api, other))
         running = asyncio.create_task(storm.run())
-        await asyncio.sleep(STORM / 3)
-        cluster[2].kill()
-        storm.calm = asyncio.get_running_loop().time() + WINDOW
-        await asyncio.sleep(STORM / 3)
+        await storm.goes_on("before anything dies")
+        died = now()
+        cluster.nodes[2].kill()
+        storm.calm = died + WINDOW
+        await storm.goes_on("without a node")
+        await asyncio.sleep(storm.calm - now())
+        await storm.goes_on("without a node, in calm")
         storm.calm = float("inf")
         parts.kill("api2")
         parts.start("api2")
         await eventually(lambda: _ready(parts.http, other), 60, "the second instance again")
-        storm.calm = asyncio.get_running_loop().time()
+        storm.calm = now()
+        await storm.goes_on("after an instance came back")
+        storm.over = True
         await running
         assert not storm.wrong, storm.wrong
         assert storm.late == Counter(), "requests were refused long after the node had died"
-        assert len(storm.made) > 20
         await active(parts, storm.made, 60)
         await _is_right(parts, storm, network)
 
-        cluster[1].kill()
+        cluster.nodes[1].kill()
         refused = await eventually(lambda: _refused(parts, network), 30, "a clear refusal")
         assert int(refused.headers["Retry-After"]) >= 1
         assert refused.json()["NeutronError"]["type"]
         assert (await parts.http.get("/healthz")).status_code == 200
-        for server in cluster[1:]:
-            server.start()
-        made = await eventually(lambda: _created(parts, network), 60, "creates after the return")
+        cluster.start(*cluster.nodes[1:])
+        made = await eventually(lambda: _created(parts, network), 120, "creates after the return")
         await active(parts, [made], 60)
         await _is_right(parts, storm, network)
         for name in ("api", "api2"):
             parts.end(name)
-    checked = alcor("store", "check", "--json", timeout=120, ALCOR_STORE=url, ALCOR_ECHO_FROM=FAST["ALCOR_ECHO_FROM"])
+    command = ("store", "check", "--fix", "--json")
+    checked = alcor(*command, timeout=120, ALCOR_STORE=url, ALCOR_ECHO_FROM=FAST["ALCOR_ECHO_FROM"])
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert '"found": []' in checked.stdout or '"found":[]' in checked.stdout, checked.stdout
+    # A request that a cluster without a quorum refused may leave index rows, which readers skip; nothing else.
+    assert {each["rule"] for each in json.loads(checked.stdout)["found"]} <= {"index"}, checked.stdout
 
 
 class Storm:
@@ -127,6 +109,7 @@ class Storm:
         self._parts = parts
         self._network = network
         self._apis = itertools.cycle(apis)
+        self._answered = Counter(dict.fromkeys(apis, 0))
         #: ids that an answer named, and those whose deletion was answered
         self.made: set[str] = set()
         self.gone: set[str] = set()
@@ -134,14 +117,22 @@ class Storm:
         #: refusals of what was asked when there was no reason any more, and when that is
         self.late: Counter[str] = Counter()
         self.calm = float("inf")
+        self.over = False
 
     async def run(self) -> None:
-        end = asyncio.get_running_loop().time() + STORM
-        await asyncio.gather(*(self._client(number, end) for number in range(CLIENTS)))
+        await asyncio.gather(*(self._client(number) for number in range(CLIENTS)))
 
-    async def _client(self, number: int, end: float) -> None:
-        loop = asyncio.get_running_loop()
-        while loop.time() < end:
+    async def goes_on(self, when: str) -> None:
+        """Until each instance has answered so many more."""
+        before = self._answered.copy()
+
+        async def all_of_them() -> bool:
+            return all(self._answered[api] >= before[api] + ANSWERS for api in before)
+
+        await eventually(all_of_them, 120, f"{when}, {ANSWERS} answers of each after {dict(before)}")
+
+    async def _client(self, number: int) -> None:
+        while not self.over:
             answer = await self._ask("POST", "ports", {"port": {"network_id": self._network, "binding:host_id": "h1"}})
             if answer is None:
                 continue
@@ -152,13 +143,14 @@ class Storm:
                 self.made.add(port)
 
     async def _ask(self, method: str, path: str, body: object = None) -> httpx.Response | None:
-        asked = asyncio.get_running_loop().time()
+        asked, api = asyncio.get_running_loop().time(), next(self._apis)
         try:
-            answer = await self._parts.http.request(method, f"{next(self._apis)}/v2.0/{path}", json=body, timeout=60)
+            answer = await self._parts.http.request(method, f"{api}/v2.0/{path}", json=body, timeout=60)
         except httpx.TransportError:
             await asyncio.sleep(0.1)
             return None  # the instance was killed, on purpose
         if answer.status_code < 300:
+            self._answered[api] += 1
             return answer
         if answer.status_code != 503 or "Retry-After" not in answer.headers:
             self.wrong.append(answer.text)

@@ -4,6 +4,7 @@ Used by the session fixture `cassandra` in tests/conftest.py and by tests of clu
 a server dies with the thread that started it, however that ends. Must never leave a process or a directory behind.
 """
 
+import os
 import shutil
 import signal
 import subprocess
@@ -11,12 +12,16 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
-from cassandra.cluster import Cluster
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from cassandra.policies import WhiteListRoundRobinPolicy
 
 from cli.cassandra.node import Node
 from tests.support.ports import free_port
 
+#: of the nodes of a cluster
+ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 #: seconds; a start is 15 seconds of CPU, which busy cores stretch
 PATIENCE = 240.0
 
@@ -57,6 +62,8 @@ class CassandraServer:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.node.directory,
+                # The quick compiler only: what a test saves is the start.
+                env={**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -65,9 +72,11 @@ class CassandraServer:
 
     def knows(self, others: int) -> bool:
         """Whether the node has heard of so many others, with what they hold."""
-        with Cluster([self.address], port=self.port, protocol_version=5) as cluster:
-            found = cluster.connect().execute("SELECT count(tokens) FROM system.peers_v2").one()[0]
-        return bool(found == others)
+        here = ExecutionProfile(WhiteListRoundRobinPolicy([self.address]))
+        profiles = {EXEC_PROFILE_DEFAULT: here}
+        with Cluster([self.address], port=self.port, protocol_version=5, execution_profiles=profiles) as cluster:
+            rows = cluster.connect().execute("SELECT tokens FROM system.peers_v2").all()
+        return [bool(row.tokens) for row in rows] == [True] * others
 
     def kill(self) -> None:
         """As a power cut would, but for what the operating system holds."""
@@ -90,12 +99,58 @@ class CassandraServer:
         shutil.rmtree(self.node.directory, ignore_errors=True)
 
     def wait(self) -> None:
+        """Until it answers, after `begin`."""
         assert self._process is not None
         end = time.monotonic() + PATIENCE
         while not self.node.answers():
             code = self._process.poll()
             if code is not None or time.monotonic() > end:
                 why = "did not answer in time" if code is None else f"ended with {code}"
-                log = (self.node.directory / "system.log").read_text(errors="replace").splitlines()[-40:]
-                raise RuntimeError(f"Cassandra {why}:\n" + "\n".join(line[:400] for line in log))
+                raise RuntimeError(f"Cassandra {why}.\n{self.said()}")
             time.sleep(0.1)
+
+    def said(self, lines: int = 40) -> str:
+        """The end of its log."""
+        log = self.node.directory / "system.log"
+        end = log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else ["(there is none)"]
+        return "\n".join([f"The log of {self.address} ends:", *(line[:400] for line in end)])
+
+
+class CassandraCluster:
+    """Three nodes, each row on all of them. An error that leaves the block carries the end of their logs."""
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="alcor-cluster-"))
+        port, storage = free_port(addresses=ADDRESSES), free_port(addresses=ADDRESSES)
+        self.nodes = [
+            CassandraServer(node=Node(self._directory / address, port, storage, address, ADDRESSES, heap="400M"))
+            for address in ADDRESSES
+        ]
+
+    def start(self, *nodes: CassandraServer) -> None:
+        """Side by side: places and tokens are given, so that none waits for another."""
+        for node in nodes:
+            node.begin()
+        for node in nodes:
+            node.wait()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start(*self.nodes)
+            end = time.monotonic() + PATIENCE
+            while not all(node.knows(len(ADDRESSES) - 1) for node in self.nodes):
+                assert time.monotonic() < end, "the nodes do not know each other"
+                time.sleep(0.1)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for node in self.nodes:
+            node.kill()
+            if error is not None:
+                error.add_note(node.said())
+        shutil.rmtree(self._directory, ignore_errors=True)
