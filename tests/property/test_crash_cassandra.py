@@ -6,7 +6,6 @@ network of its own, the remains of the former runs beside it. Then a fresh store
 
 import asyncio
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,7 +23,6 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(3600)]
 #: every how many statements a fault is tried, beginning with another one for each kind
 LONG = os.environ.get("PROFILE") == "long"
 STRIDE = 1 if LONG else 12
-KEYSPACE = "crash"
 #: room for all runs, and every object takes a place in its quota
 ROOM = 8192 if LONG else 1024
 MANAGEMENT = ManagementConfig(quotas=dict.fromkeys(("port", "network", "subnet", "security_group"), ROOM))
@@ -32,30 +30,21 @@ MANAGEMENT = ManagementConfig(quotas=dict.fromkeys(("port", "network", "subnet",
 LATER = 3_600_000_000
 
 
-@pytest.fixture(scope="module")
-def parent(cassandra: CassandraServer) -> Iterator[CassandraStore]:
-    """Whose sockets every instance of this module uses."""
-    store = CassandraStore(cassandra.url(KEYSPACE))
-    asyncio.run(store.open())
-    yield store
-    asyncio.run(store.close())
-
-
 class Runs:
     """Stories, each told by an instance that one fault befalls."""
 
-    def __init__(self, parent: CassandraStore, url: str) -> None:
-        self._parent, self._url = parent, url
+    def __init__(self, parent: CassandraStore) -> None:
+        self._parent = parent
         self.log = Log()
 
     async def one(self, story: Any, fault: Fault | None, at: int) -> int:
         """Returns how many statements left."""
-        cloud = await start(instance(self._parent, self._url, Wire(self._parent.session._session)), MANAGEMENT)
+        cloud = await start(instance(Wire(self._parent)), MANAGEMENT)
         ids = await prepared(cloud)
-        wire = Wire(self._parent.session._session, at, fault)
+        wire = Wire(self._parent, at, fault)
 
         async def told() -> None:
-            cloud = await start(instance(self._parent, self._url, wire), MANAGEMENT)
+            cloud = await start(instance(wire), MANAGEMENT)
             try:
                 await story(cloud, ids, self.log)
             except AlcorError:
@@ -71,14 +60,13 @@ async def test_a_fault_at_any_statement_leaves_nothing_that_the_check_does_not_m
     cassandra: CassandraServer, parent: CassandraStore, fault: Fault
 ) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # what the dead never learned concerns nobody
-    url = cassandra.url(KEYSPACE)
-    runs = Runs(parent, url)
+    runs = Runs(parent)
     for story in STORIES:
         statements = await runs.one(story, None, -1)
         assert statements > 10
         for at in range(list(Fault).index(fault) * STRIDE // len(Fault), statements + 2, STRIDE):
             await runs.one(story, fault, at)
-    after = CassandraStore(url)
+    after = CassandraStore(cassandra.url("property"))
     cloud = await start(after, MANAGEMENT, LATER)
     try:
         report = await cloud.plane.check.run(fix=True, width=16)

@@ -1,11 +1,12 @@
 """One API instance's wire to Cassandra, where each statement can be lost, its answer hidden, or be the last.
 
-Stands where the driver's session does, below everything that the adapter is made of. Instances share the sockets and the
-prepared statements of one parent and nothing else. A dead instance sends and hears nothing any more, not even to clean up;
-what it had sent arrives all the same.
+Stands where the driver's session does, below everything that the adapter is made of. Instances share the sockets and
+the prepared statements of one parent and nothing else. A dead instance sends and hears nothing any more, not even to
+clean up; what it had sent arrives all the same.
 """
 
 import asyncio
+import copy
 import random
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
@@ -14,10 +15,8 @@ from typing import Any, cast
 import cassandra
 
 from planes.store.cassandra.bridge import Bridge
-from planes.store.cassandra.session import CassandraSession
 from planes.store.cassandra.sharing import Sharing
 from planes.store.cassandra.store import ROWS, CassandraStore
-from planes.store.cassandra.url import parse
 
 #: seconds, the longest that a statement is held back where chance decides; most are far shorter
 LONGEST = 0.02
@@ -34,9 +33,10 @@ class Wire:
     """`fault` befalls statement number `at`. With `chance`, statements overtake each other on their way."""
 
     def __init__(
-        self, driver: Any, at: int = -1, fault: Fault | None = None, chance: random.Random | None = None
+        self, parent: CassandraStore, at: int = -1, fault: Fault | None = None, chance: random.Random | None = None
     ) -> None:
-        self._driver = driver
+        self.parent = parent
+        self._driver = parent.session._session
         self._at, self._fault, self._chance = at, fault, chance
         self._loop = asyncio.get_running_loop()
         self._under_way = 0
@@ -125,11 +125,11 @@ class _Answer:
         return getattr(self.response, name)
 
 
-def instance(parent: CassandraStore, url: str, wire: Wire) -> CassandraStore:
+def instance(wire: Wire) -> CassandraStore:
     """An open store of its own on the parent's sockets. It needs no closing, and must not be closed."""
-    store, session = CassandraStore(url), CassandraSession(parse(url))
-    session._cluster, session._session = parent.session._cluster, parent.session._session
-    session._prepared = parent.session._prepared
-    session._bridge = Bridge(cast(Any, wire))
+    parent = wire.parent
+    store, session = copy.copy(parent), copy.copy(parent.session)
+    session._bridge, session._preparing = Bridge(cast(Any, wire)), {}
     store._session, store._sharing = session, Sharing(session.idempotent, ROWS)
+    store._under_way, store._tasks = {}, set()
     return store
