@@ -47,7 +47,8 @@ class Log:
         self.fixed: dict[str, tuple[str, ...]] = {}
 
 
-async def start(store: Store) -> Cloud:
+async def start(store: Store, management: ManagementConfig = MANAGEMENT, ahead: int = 0) -> Cloud:
+    """A cloud whose clock is so many µs ahead."""
     await store.open()
     bus = MemoryBus(MemoryBroker(), "control")
     await bus.connect()
@@ -55,10 +56,10 @@ async def start(store: Store) -> Cloud:
 
     def rising() -> int:
         """Every reading is later than the one before, so that nothing is ever too young for the echo."""
-        clock[0] = max(clock[0] + 1, now_us())
+        clock[0] = max(clock[0] + 1, now_us() + ahead)
         return clock[0]
 
-    return build(store, bus, CONTROL, MANAGEMENT, now=rising)
+    return build(store, bus, CONTROL, management, now=rising)
 
 
 async def prepared(cloud: Cloud) -> dict[str, str]:
