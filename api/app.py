@@ -97,7 +97,7 @@ def identity_of(settings: Settings) -> Identity:
             raise Invalid(
                 f"Setting auth is keystone, so auth_url must be Keystone's URL, not '{settings.auth_url:.80}'."
             )
-        return Keystone(settings.auth_url)
+        return Keystone.at(settings.auth_url, settings.auth_ca)
     return ANYBODY
 
 

@@ -5,8 +5,9 @@ So no credentials of a service are needed. Answers are remembered for a minute: 
 
 import asyncio
 import logging
+import ssl
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import Struct
 
 from api.auth.identity import Given, Remembered, Who, allowed
 from planes.goalstate.subjects import check_project
-from planes.model.errors import Forbidden, Unauthorized, Unavailable
+from planes.model.errors import Forbidden, Invalid, Unauthorized, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,23 @@ class _Body(Struct):
 class Keystone:
     """The users of a Keystone at `url`, such as https://keystone.example/v3."""
 
-    def __init__(self, url: str, client: httpx.AsyncClient | None = None) -> None:
+    def __init__(self, url: str, client: httpx.AsyncClient) -> None:
         self.where = url.rstrip("/")
-        self._http = client or httpx.AsyncClient(timeout=PATIENCE, trust_env=False)
+        self._http = client
         self._seen = Remembered()
         self._asking: dict[str, asyncio.Task[_Token]] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
+
+    @classmethod
+    def at(cls, url: str, ca: str) -> Self:
+        """`ca`: a file; empty: the usual ones. Raises Invalid for a file that holds no certificates."""
+        try:
+            trusted = ssl.create_default_context(cafile=ca) if ca else True
+        except (OSError, ssl.SSLError) as error:
+            raise Invalid(
+                f"Setting auth_ca is '{ca:.200}', which holds no certificates that can be read: {error}."
+            ) from None
+        return cls(url, httpx.AsyncClient(timeout=PATIENCE, trust_env=False, verify=trusted))
 
     def known(self, given: Given) -> Who | None:
         return self._seen.get(given)

@@ -57,6 +57,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     auth_users: Annotated[str, _says("file of users, made by `alcor user`, for auth embedded")] = ""
     auth_life: Annotated[Seconds, _says("how long a token of auth embedded is good")] = 3600.0
     auth_url: Annotated[str, _says("Keystone, such as https://keystone.example/v3, for auth keystone")] = ""
+    auth_ca: Annotated[str, _says("file with the CA of auth_url; empty: those that everybody trusts")] = ""
     user: Annotated[str, _says("who client commands log in as, where the API asks for it")] = ""
     password: Annotated[str, _says("… and the password")] = ""
     log: Annotated[

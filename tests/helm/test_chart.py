@@ -48,6 +48,7 @@ TOGGLES: dict[str, tuple[str, ...]] = {
     "callers": ('networkPolicy.apiFrom=[{"namespaceSelector":{}}]', 'api.service.annotations={"a":"b"}'),
     "operator": OPERATOR,
     "keystone": ('auth.mode="keystone"', 'auth.url="https://keystone.example/v3"', 'auth.secret.name=""'),
+    "keystone with its CA": ('auth.mode="keystone"', 'auth.url="https://k/v3"', 'auth.caSecret="keystone-ca"'),
     "scrapers": ('networkPolicy.metricsFrom=[{"namespaceSelector":{}}]', "api.metricsPort=9100"),
 }
 #: without what is copied from observability/

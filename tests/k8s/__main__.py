@@ -3,6 +3,9 @@
 1. Production values on 20 nodes that kwok plays: install, roll the agents, what a ServiceAccount may, uninstall.
 2. Development values on a real kubelet: the chart's own test makes a port ACTIVE; then the agent is ended and started
    again, and its namespaces are the same.
+3. Production values on it, with Services and names, by the steps of docs/deploy.md (`production.py`).
+
+`real` leaves out the first, `production` the first two.
 """
 
 import os
@@ -20,23 +23,14 @@ import httpx
 from tests.helm.charts import CHART, DEV, PRODUCTION
 from tests.k8s import image
 from tests.k8s.cluster import ADDRESS, Cluster
+from tests.k8s.production import production
+from tests.k8s.talk import check, say
 
 NODES = 20
 #: NET_ADMIN, NET_RAW, SYS_ADMIN
 CAPABILITIES = 1 << 12 | 1 << 13 | 1 << 21
 INSIDE = "ALCOR_K8S_INSIDE"
 IMAGE = "localhost/alcor-mesh:test"
-STARTED = time.monotonic()
-
-
-def say(text: str) -> None:
-    print(f"{time.monotonic() - STARTED:6.1f} s  {text}", flush=True)
-
-
-def check(holds: object, text: str) -> None:
-    if not holds:
-        raise SystemExit(f"FAILED: {text}")
-    say(text)
 
 
 def outside() -> int:
@@ -109,8 +103,8 @@ def agents(k: Cluster) -> list[dict[str, dict[str, str]]]:
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
-def real(k: Cluster) -> None:
-    """Development values on a real kubelet."""
+def node(k: Cluster) -> tuple[Path, list[str]]:
+    """A real kubelet with our image. Returns where its network namespaces are, and what the chart must be told."""
     file = k.directory / "image.tar"
     image.write(file, IMAGE)
     pause = k.directory / "pause.tar"
@@ -125,6 +119,11 @@ def real(k: Cluster) -> None:
     where = {"agent.netnsPath": namespaces, "agent.statePath": k.directory / "state", "cloud.name": "kube"}
     sets = [word for key, value in where.items() for word in ("--set", f"{key}={value}")]
     pull = ["--set", "image.repository=localhost/alcor-mesh,image.tag=test,image.pullPolicy=Never"]
+    return namespaces, sets + pull
+
+
+def real(k: Cluster, namespaces: Path, sets: list[str]) -> None:
+    """Development values on it."""
     k.helm(
         "install",
         "n",
@@ -135,7 +134,6 @@ def real(k: Cluster) -> None:
         "-f",
         str(DEV),
         *sets,
-        *pull,
         "--wait",
         "--timeout",
         "120s",
@@ -145,6 +143,7 @@ def real(k: Cluster) -> None:
     line = next((line for line in said.splitlines() if "port " in line), said)
     check("ACTIVE" in line, f"helm test: {line.strip()}")
     survives(k, namespaces)
+    k.helm("uninstall", "n", "-n", "dev", "--wait")
 
 
 def survives(k: Cluster, namespaces: Path) -> None:
@@ -186,9 +185,14 @@ def main() -> int:
     with cluster() as k:
         k.control_plane()
         say("Kubernetes is ready")
-        if "real" not in sys.argv[1:]:
+        wanted = sys.argv[1:]
+        if not wanted:
             rollout(k)
-        real(k)
+        namespaces, sets = node(k)
+        if "production" not in wanted:
+            real(k, namespaces, sets)
+        k.services()
+        production(k, sets)
     say("all of it holds")
     return 0
 

@@ -72,8 +72,20 @@ KUBELET = {
     "makeIPTablesUtilChains": False,
     "localStorageCapacityIsolation": False,
     "resolvConf": "",
+    "clusterDNS": [ADDRESS],
+    "clusterDomain": "cluster.local",
     "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
 }
+
+
+COREFILE = """.:53 {{
+  bind {address}
+  errors
+  kubernetes cluster.local in-addr.arpa {{
+    kubeconfig {d}/kubeconfig
+  }}
+}}
+"""
 
 
 class Cluster:
@@ -159,12 +171,25 @@ class Cluster:
         self.until("node1 is there", lambda: "node1" in self.kubectl("get", "nodes", "-o", "name"))
         self.kubectl("wait", "--for=condition=Ready", "node/node1", "--timeout=60s")
 
+    def services(self) -> None:
+        """Services have addresses and names on the real node."""
+        d = self.directory
+        (d / "Corefile").write_text(COREFILE.format(address=ADDRESS, d=d))
+        self.start(tool("coredns"), "-conf", f"{d}/Corefile")
+        # Pods on one bridge answer each other past the node unless the node asks for them.
+        proxy = ("--proxy-mode=nftables", "--masquerade-all", "--cluster-cidr=10.244.0.0/16")
+        quiet = (
+            "--conntrack-max-per-core=0",
+            "--conntrack-tcp-timeout-established=0",
+            "--conntrack-tcp-timeout-close-wait=0",
+        )
+        self.start(tool("kube-proxy"), f"--kubeconfig={d}/kubeconfig", "--hostname-override=node1", *proxy, *quiet)
+
     # -- commands ---------------------------------------------------------------------------------------------------
 
-    def kubectl(self, *arguments: str, fails: bool = False, text: str | None = None) -> str:
-        return self._run(
-            tool("kubectl"), "--kubeconfig", f"{self.directory}/kubeconfig", *arguments, fails=fails, text=text
-        )
+    def kubectl(self, *arguments: str, fails: bool = False, errors: bool = False, text: str | None = None) -> str:
+        command = (tool("kubectl"), "--kubeconfig", f"{self.directory}/kubeconfig")
+        return self._run(*command, *arguments, fails=fails, errors=errors, text=text)
 
     def helm(self, *arguments: str) -> str:
         return self._run(tool("helm"), "--kubeconfig", f"{self.directory}/kubeconfig", *arguments)
@@ -178,11 +203,12 @@ class Cluster:
     def get(self, *arguments: str) -> Any:
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
-    def _run(self, *command: str, fails: bool = False, text: str | None = None) -> str:
+    def _run(self, *command: str, fails: bool = False, errors: bool = False, text: str | None = None) -> str:
+        """What it printed, with `errors` also what it complained of; it may not fail unless `fails`."""
         done = subprocess.run(command, capture_output=True, text=True, input=text, timeout=300, check=False)
         if done.returncode and not fails:
             raise SystemExit(f"{' '.join(command[:6])} …: {done.stdout}{done.stderr}")
-        return done.stdout
+        return done.stdout + (done.stderr if errors else "")
 
     def until(self, what: str, fact: Callable[[], Any], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds

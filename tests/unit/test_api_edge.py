@@ -230,6 +230,8 @@ async def test_failures_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture
         Settings(store="sqlite:///x", api_host="example.org"),
         Settings(store="sqlite:///x", auth="keystone"),
         Settings(store="sqlite:///x", auth="keystone", auth_url="keystone"),
+        Settings(store="sqlite:///x", auth="keystone", auth_url="https://k/v3", auth_ca="/etc/hostname"),
+        Settings(store="sqlite:///x", auth="keystone", auth_url="https://k/v3", auth_ca="/nowhere/ca.crt"),
         Settings(store="sqlite:///x", auth="embedded"),
         Settings(store="sqlite:///x", auth="embedded", auth_users="/nowhere/users.json"),
         Settings(store="redis://x"),
