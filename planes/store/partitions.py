@@ -415,12 +415,12 @@ class Partitions:
             try:
                 read = await self.store.read(table, batch.partition, serial=True)
                 rows = {row[:2]: row for row in read.rows}
-                if all(rows.get(put[:2]) == put for put in batch.puts) and not any(key in rows for key in batch.drops):
-                    names = [name for name, _ in table.statics]
-                    statics = dict(zip(names, read.statics, strict=True)) if read.exists else {}
-                    if cast(int, statics.get("top") or 0) >= cast(int, batch.statics["top"]):
-                        return True
                 view = View(table, read)
+                # One row of it is enough, for nobody else draws its revision: others may have changed the rest since.
+                left = any(rows.get(put[:2]) == put for put in batch.puts)
+                gone = not batch.puts and not any(key in rows for key in batch.drops)
+                if (left or gone) and view.top >= cast(int, batch.statics["top"]):
+                    return True
                 fence = Batch(
                     table,
                     batch.partition,

@@ -92,7 +92,7 @@ class Store(Protocol):
 
         Rows come in clustering order: those whose clustering begins with `prefix`, after the clustering values `after`
         (which may be shorter than the whole key), `limit` at most (0: all). `serial`: settles every conditional write
-        that is still under way, so that a later one with an older expectation cannot apply unseen.
+        that the store has begun. One without an answer may begin later: only a guard that has changed shuts it out.
 
         For a table without clustering the rows are empty. Raises Unavailable.
         """

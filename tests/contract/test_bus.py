@@ -179,6 +179,12 @@ async def test_nothing_is_kept_while_disconnected_and_subscriptions_come_back(ri
     assert names == ["disconnected", "reconnected"]
 
 
+async def test_nats_that_never_began_to_connect_can_be_closed() -> None:
+    bus = NatsBus("nats://127.0.0.1:1", "a")
+    await bus.close()
+    assert not bus.connected
+
+
 @pytest.mark.server
 async def test_nats_survives_an_error_of_the_server_that_closes_the_connection() -> None:
     server = NatsServer()

@@ -164,7 +164,7 @@ async def test_a_keyspace_is_not_made_without_a_word_on_its_copies(cassandra: Ca
 
 
 async def test_nobody_there_is_a_sentence() -> None:
-    with pytest.raises(Unavailable, match=r"Cassandra at 127\.0\.0\.1: no server can be reached"):
+    with pytest.raises(Unavailable, match=r"Setting store: Cassandra at 127\.0\.0\.1:1: it cannot be reached"):
         await CassandraStore("cassandra://127.0.0.1:1/alone").open()
 
 

@@ -28,14 +28,14 @@ def alcor(*arguments: str, timeout: float = 60, **env: str) -> subprocess.Comple
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=_environment(env),
+        env=environment(env),
         timeout=timeout,
         check=False,
         stdin=subprocess.DEVNULL,
     )
 
 
-def _environment(more: dict[str, str]) -> dict[str, str]:
+def environment(more: dict[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ALCOR_")}
     return kept | {"PYTHONPATH": str(ROOT)} | more
 
@@ -87,7 +87,7 @@ class Up:
             stderr=self._errors,
             stdin=subprocess.DEVNULL,
             cwd=ROOT,
-            env=_environment(env),
+            env=environment(env),
         )
         self.ready: dict[str, Any] = {}
 

@@ -7,9 +7,12 @@ a server dies with the thread that started it, however that ends. Must never lea
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,12 +30,15 @@ PATIENCE = 240.0
 
 
 class CassandraServer:
-    """One node, alone in its ring unless `node` says otherwise."""
+    """One node, alone in its ring unless `node` says otherwise. `brief`: started with less work, slower later."""
 
-    def __init__(self, heap: str = "512M", commitlog: str = "periodic", node: Node | None = None) -> None:
+    def __init__(
+        self, heap: str = "512M", commitlog: str = "periodic", node: Node | None = None, brief: bool = False
+    ) -> None:
         self.node = node or Node(
             Path(tempfile.mkdtemp(prefix="alcor-cassandra-")), free_port(), free_port(), heap=heap, commitlog=commitlog
         )
+        self._compiler = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"} if brief else {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -62,8 +68,7 @@ class CassandraServer:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.node.directory,
-                # The quick compiler only: what a test saves is the start.
-                env={**os.environ, "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"},
+                env={**os.environ, **self._compiler},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -123,7 +128,7 @@ class CassandraCluster:
         self._directory = Path(tempfile.mkdtemp(prefix="alcor-cluster-"))
         port, storage = free_port(addresses=ADDRESSES), free_port(addresses=ADDRESSES)
         self.nodes = [
-            CassandraServer(node=Node(self._directory / address, port, storage, address, ADDRESSES, heap="400M"))
+            CassandraServer(node=Node(self._directory / address, port, storage, address, ADDRESSES, "400M"), brief=True)
             for address in ADDRESSES
         ]
 
@@ -154,3 +159,42 @@ class CassandraCluster:
             if error is not None:
                 error.add_note(node.said())
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class SecureNode(Node, frozen=True):
+    """It asks for roles and passwords, and talks by TLS only, to clients with a certificate.
+
+    Its directory holds `ca.pem` (the authority), `node.pem` and `client.pem` (each a key with its certificate).
+    """
+
+    def prepare(self) -> Sequence[str]:
+        command = super().prepare()
+        with (self.directory / "cassandra.yaml").open("a") as config:
+            config.write(SECURE.format(directory=self.directory))
+        return command
+
+    def context(self) -> ssl.SSLContext:
+        made = ssl.create_default_context(cafile=self.directory / "ca.pem")
+        made.load_cert_chain(self.directory / "client.pem")
+        return made
+
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection((self.address, self.port), 2) as plain:
+                self.context().wrap_socket(plain, server_hostname=self.address).close()
+        except OSError:
+            return False
+        return True
+
+
+SECURE = """
+authenticator: PasswordAuthenticator
+authorizer: CassandraAuthorizer
+client_encryption_options:
+  enabled: true
+  optional: false
+  require_client_auth: true
+  keystore: {directory}/node.pem
+  truststore: {directory}/ca.pem
+  ssl_context_factory: {{class_name: org.apache.cassandra.security.PEMBasedSslContextFactory}}
+"""

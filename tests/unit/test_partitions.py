@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from planes.model.enums import Kind
 from planes.model.errors import Conflict, Unavailable
 from planes.store.faulty import Fault, FaultyStore
 from planes.store.partitions import BATCH, Apply, Draft, Partitions
-from planes.store.protocol import Batch, Partition, Values, Write
+from planes.store.protocol import Batch, Partition, UnknownOutcome, Values, Write
 from planes.store.rows import Mark, to_row
 from planes.store.schema import NETWORKS, Table
 from planes.store.sqlite.store import SqliteStore
@@ -219,3 +220,75 @@ async def test_what_another_instance_has_made_is_found_by_many_at_once(store: Ri
 
     await asyncio.gather(*(later(n) for n in range(40)))
     assert set(await rows(store)) == {b"first"}
+
+
+class Late(SqliteStore):
+    """The answer to the first batch is lost. It happens before the n-th serial read or batch that follows: a server may
+    begin what it was sent long after its client has given up, and no serial read settles what has not begun."""
+
+    def __init__(self, path: Path, after: int) -> None:
+        super().__init__(path)
+        self.after = after
+        self.held: Batch | None = None
+
+    async def step(self) -> None:
+        self.after -= 1
+        if not self.after and self.held is not None:
+            await super().commit(self.held)
+
+    async def read(self, *arguments: Any, **more: Any) -> Partition:
+        if more.get("serial"):
+            await self.step()
+        return await super().read(*arguments, **more)
+
+    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
+        if self.held is None:
+            self.held = batch
+            raise UnknownOutcome("no answer")
+        await self.step()
+        return await super().commit(batch, before)
+
+
+@pytest.mark.parametrize("after", range(1, 6))
+async def test_a_batch_that_a_server_begins_late_happens_once(tmp_path: Path, after: int) -> None:
+    store = Late(tmp_path / "s.db", after)
+    await store.open()
+    parts = Partitions(store, now_us)
+
+    def count(draft: Draft, rev: int) -> None:
+        mark: Mark | None = draft.get(Kind.BUCKET, b"n")
+        draft.put(Kind.BUCKET, b"n", Mark(str(int(mark.value) + 1 if mark else 1).encode()))
+
+    for _ in range(3):
+        await parts.change(NETWORKS, WHERE, count)
+    assert store.after < 1, "the late batch was tried"
+    view = await parts.view(NETWORKS, WHERE, fresh=True)
+    assert view.get(Kind.BUCKET, b"n").value == b"3"
+    await store.close()
+
+
+async def test_a_batch_happened_when_others_have_changed_some_of_its_rows_since(tmp_path: Path) -> None:
+    """Else it is done again over what they did."""
+    store = Late(tmp_path / "s.db", 1)
+    await store.open()
+    first, second = Partitions(store, now_us), Partitions(store, now_us)
+    tried = []
+
+    def two(draft: Draft, rev: int) -> None:
+        tried.append(rev)
+        draft.put(Kind.BUCKET, b"a", Mark(b"first"))
+        draft.put(Kind.BUCKET, b"b", Mark(b"first"))
+
+    serial = store.step
+
+    async def changed_meanwhile() -> None:
+        await serial()
+        if not store.after:
+            await second.change(NETWORKS, WHERE, put(b"a", b"second"))
+
+    store.step = changed_meanwhile  # type: ignore[method-assign]
+    await first.change(NETWORKS, WHERE, two)
+    view = await first.view(NETWORKS, WHERE, fresh=True)
+    assert [view.get(Kind.BUCKET, key).value for key in (b"a", b"b")] == [b"second", b"first"]
+    assert len(tried) == 1
+    await store.close()

@@ -26,7 +26,7 @@ async def migrate(session: CassandraSession, address: Address) -> None:
     name = address.keyspace
     if not await _exists(session, name):
         if not address.replicas:
-            raise Invalid(f"Keyspace {name} does not exist; say replication=3 in the store's URL to create it.")
+            raise Invalid(f"Setting store: keyspace {name} does not exist; replication=3 creates it.")
         await session.execute(cql.keyspace(name, address.replicas))
     if not await _exists(session, name, "meta"):
         await session.execute(cql.meta(name))

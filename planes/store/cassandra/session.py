@@ -15,8 +15,7 @@ from typing import Any
 
 import cassandra
 from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
-from cassandra.connection import ConnectionException
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 from cassandra.policies import (
     ConstantSpeculativeExecutionPolicy,
     DCAwareRoundRobinPolicy,
@@ -27,6 +26,7 @@ from cassandra.policies import (
 from cassandra.query import BatchStatement, BatchType, tuple_factory
 
 from planes.store.cassandra.bridge import Bridge, Reply
+from planes.store.cassandra.errors import PASSING, REFUSED, meaning, sentence, unconnected
 from planes.store.cassandra.url import Address
 from planes.store.protocol import StoreError, Unavailable, UnknownOutcome
 
@@ -36,23 +36,6 @@ WRITE, READ, SERIAL = "write", "read", "serial"
 SPECULATE = 0.2
 #: tries of what may be repeated, and the longest first pause between them
 TRIES, PAUSE = 4, 0.05
-#: the server said no before it did anything, or no server was reached
-_REFUSED = (
-    cassandra.Unavailable,
-    NoHostAvailable,
-    cassandra.RequestValidationException,
-    cassandra.AuthenticationFailed,
-)
-#: asking again may help
-_PASSING = (
-    cassandra.Unavailable,
-    cassandra.Timeout,
-    cassandra.CoordinationFailure,
-    cassandra.OperationTimedOut,
-    NoHostAvailable,
-    ConnectionException,
-)
-
 #: a statement's text with its values
 Line = tuple[str, Sequence[Any]]
 
@@ -72,15 +55,20 @@ class CassandraSession:
 
     async def connect(self) -> None:
         """Raises Unavailable when nobody answers, or answers with a refusal."""
-        self._cluster = _cluster(self._address)
         driver = logging.getLogger("cassandra")
         before = driver.level
         driver.setLevel(logging.CRITICAL)  # it logs with traces what is raised here as a sentence
         try:
+            self._cluster = await asyncio.to_thread(_cluster, self._address)  # which asks for addresses of names
             self._session = await asyncio.to_thread(self._cluster.connect)
+        except StoreError:
+            raise
         except Exception as error:
-            await asyncio.to_thread(self._cluster.shutdown)
-            raise Unavailable(f"Cassandra at {','.join(self._address.hosts)}: {_short(error)}") from error
+            hosts = self._cluster.metadata.all_hosts() if self._cluster else ()
+            why = unconnected(self._address, error, [host.datacenter for host in hosts])
+            if self._cluster:
+                await asyncio.to_thread(self._cluster.shutdown)
+            raise Unavailable(why) from error
         finally:
             driver.setLevel(before)
         # Stamps and compare-and-sets bring their own time; one from the driver would be refused or worse, be used.
@@ -123,11 +111,11 @@ class CassandraSession:
                 prepared = self._prepared.get(text) or await self.prepare(text)
                 self.counts[profile] += 1
                 return await self._bridge.submit(prepared, values, profile, more)  # type: ignore[no-any-return]
-            except _PASSING as error:
+            except PASSING as error:
                 if attempt == TRIES - 1:
-                    raise Unavailable(_short(error)) from error
+                    raise Unavailable(sentence(error)) from error
             except cassandra.DriverException as error:
-                raise Unavailable(_short(error)) from error
+                raise Unavailable(sentence(error)) from error
             await self._pause(attempt)
         raise AssertionError("the last try returns or raises")
 
@@ -148,9 +136,9 @@ class CassandraSession:
                 return bool((await self.once(WRITE, lines)).rows[0][0])
             except cassandra.Unavailable as error:
                 if attempt == TRIES - 1:
-                    raise Unavailable(_short(error)) from error
+                    raise Unavailable(sentence(error)) from error
             except Exception as error:
-                raise _meaning(error) from error
+                raise meaning(error) from error
             await self._pause(attempt)
         raise AssertionError("the last try returns or raises")
 
@@ -162,12 +150,12 @@ class CassandraSession:
             try:
                 await self.once(WRITE, lines)
                 return
-            except _PASSING as error:
-                maybe = maybe or not isinstance(error, _REFUSED)
+            except PASSING as error:
+                maybe = maybe or not isinstance(error, REFUSED)
                 if attempt == TRIES - 1:
-                    raise (UnknownOutcome if maybe else Unavailable)(_short(error)) from error
+                    raise (UnknownOutcome if maybe else Unavailable)(sentence(error)) from error
             except Exception as error:
-                raise _meaning(error) from error
+                raise meaning(error) from error
             await self._pause(attempt)
 
     async def execute(self, text: str) -> None:
@@ -175,7 +163,8 @@ class CassandraSession:
         try:
             await asyncio.to_thread(self._session.execute, text, timeout=60)
         except Exception as error:
-            raise Unavailable(f"{text.split('(')[0].strip():.80}: {_short(error)}") from error
+            what = text.replace(" IF NOT EXISTS", "").split(" WITH ")[0].split(" (")[0]
+            raise Unavailable(f"{what:.80}: {sentence(error)}") from error
 
     async def prepare(self, text: str) -> Any:
         """Once per text, however many ask; the driver's own call blocks."""
@@ -191,7 +180,7 @@ class CassandraSession:
             self._prepared[text] = prepared
             return prepared
         except Exception as error:
-            raise Unavailable(f"{text:.200}: {_short(error)}") from error
+            raise Unavailable(sentence(error)) from error
         finally:
             del self._preparing[text]
 
@@ -248,21 +237,6 @@ def _tls(address: Address) -> ssl.SSLContext | None:
         if address.cert:
             context.load_cert_chain(address.cert, address.key)
     except OSError as error:
-        raise Unavailable(f"Certificates for Cassandra: {error}") from error
+        files = ", ".join(filter(None, (address.tls, address.cert, address.key)))
+        raise Unavailable(f"Setting store: no certificates can be read from {files}: {error.strerror}.") from error
     return context
-
-
-def _meaning(error: Exception) -> StoreError:
-    """What an error of a write says about it."""
-    if isinstance(error, StoreError):
-        return error
-    return (Unavailable if isinstance(error, _REFUSED) else UnknownOutcome)(_short(error))
-
-
-def _short(error: Exception) -> str:
-    """One line. Of several hosts' errors, the first."""
-    if isinstance(error, NoHostAvailable) and error.errors:
-        values = error.errors.values() if isinstance(error.errors, dict) else error.errors
-        inner = next(iter(values))
-        return f"no server can be reached: {type(inner).__name__}: {inner}".splitlines()[0][:300]
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
