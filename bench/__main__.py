@@ -20,6 +20,7 @@ PARTS = {
     "kernel": "bench.kernel:kernel",
     "store": "bench.embedded:store",
     "cassandra": "bench.cassandra:cassandra",
+    "many": "bench.many:many",
     "scale": "bench.scale:scale",
     "swarm": "bench.fleet:swarm",
     "sync": "bench.sync:sync",

@@ -104,3 +104,9 @@ async def ids_on(store: Store, host: str, after: bytes = b"", limit: int = 0) ->
     """Ids of the ports that are or may be on a host, in order."""
     read = await store.read(BY_HOST, (host,), after=(after,) if after else (), limit=limit)
     return [cast(bytes, row[0]) for row in read.rows]
+
+
+async def ids_in(store: Store, buckets: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Ids of the ports of these buckets, the live and those that go."""
+    pages = [await store.read(PORTS, bucket, prefix=(int(Kind.PORT),)) for bucket in buckets]
+    return [cast(bytes, row[1]) for page in pages for row in page.rows]

@@ -22,7 +22,7 @@ from planes.management.port_create import BucketFull, Plan, PortCreation
 from planes.management.port_update import PortChange
 from planes.model.addresses import bucket, ip_text, mac_text, parse_ip
 from planes.model.enums import Kind
-from planes.model.errors import AlcorError, Unavailable, not_found
+from planes.model.errors import AlcorError, Invalid, Unavailable, not_found
 from planes.model.ids import bucket_of, home_of, is_ours, number_of, parse, text
 from planes.model.query import Listing, Query
 from planes.model.requests import PortCreate, PortUpdate
@@ -32,6 +32,8 @@ from planes.store.partitions import BATCH, Draft
 from planes.store.schema import BY_DEVICE
 
 T = TypeVar("T")
+#: a list by network reads the network's buckets up to so many; beyond, the project's index is hardly longer
+BUCKETS = 2
 
 
 class Ports:
@@ -170,7 +172,21 @@ class Ports:
         hosts = filters.get("binding:host_id", ())
         if hosts and "" not in hosts:
             return sorted({id_ for host in hosts for id_ in await reads.ids_on(self._c.store, host)})
-        return None
+        return await self._by_network(filters["network_id"]) if "network_id" in filters else None
+
+    async def _by_network(self, networks: Sequence[str]) -> Sequence[bytes] | None:
+        """Ids of the ports of small networks; None: not small, or not a network's id."""
+        buckets: list[tuple[int, int]] = []
+        for network in networks:
+            try:
+                number = number_of(parse(network))
+            except Invalid:
+                return None
+            view = await self._c.ground.network_view(number, fresh=True)
+            buckets += [(number, int.from_bytes(key, "big")) for key in view.all(Kind.BUCKET)]
+            if len(buckets) > BUCKETS:
+                return None
+        return sorted(await reads.ids_in(self._c.store, buckets))
 
     async def _by_address(self, networks: Sequence[str], addresses: Sequence[str]) -> Sequence[bytes]:
         ids: set[bytes] = set()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from planes.management import context
+from planes.management import context, ports
 from planes.management.cloud import Cloud
 from planes.management.context import ManagementConfig
 from planes.model.errors import AlcorError, Conflict, Forbidden, Invalid, NotFound, OverQuota, PreconditionFailed
@@ -347,6 +347,34 @@ async def test_lists_filter_page_and_follow_indexes(cloud: Cloud, net: Any) -> N
     assert [view.id for view in by_ip.items] == [made[3].id]
     down = await cloud.ports.list(caller(), Query(sort=(("name", True),)))
     assert [view.name for view in down.items] == sorted((view.name for view in made), reverse=True)
+
+
+async def test_a_list_by_a_small_network_reads_nothing_of_the_project_s_other_ports(
+    cloud: Cloud, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = net
+    other, _ = await network_with_subnet(cloud)
+    made = [await port(cloud, network, name=f"p{n % 2}") for n in range(5)]
+    await port(cloud, other)
+    await cloud.ports.delete(caller(), made.pop().id, None)
+    tables = Counter[str]()
+    read = cloud.plane.store.read
+
+    async def counted(*args: Any, **more: Any) -> Any:
+        tables[args[0].name] += 1
+        return await read(*args, **more)
+
+    monkeypatch.setattr(cloud.plane.store, "read", counted)
+    wanted = Query({"network_id": (network.id,), "name": ("p0", "p1")})
+    ids = sorted(view.id for view in made)
+    assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == ids
+    assert tables[BY_PROJECT.name] == 0
+    page = await cloud.ports.list(caller(), Query(wanted.filters, limit=2, marker=ids[0]))
+    assert ([view.id for view in page.items], page.more) == (ids[1:3], True)
+    assert (await cloud.ports.list(caller("stranger"), wanted)).items == []
+    monkeypatch.setattr(ports, "BUCKETS", 0)  # as a large network is listed
+    assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == ids
+    assert tables[BY_PROJECT.name] > 0
 
 
 @pytest.mark.parametrize("backward", [False, True])
