@@ -14,6 +14,7 @@ from bench.report import Figure, plain, save, text
 
 PARTS = {
     "idle": "bench.api:idle",
+    "memory": "bench.api:memory",
     "creates": "bench.api:creates",
     "active": "bench.api:active",
     "lists": "bench.api:lists",

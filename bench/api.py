@@ -19,6 +19,8 @@ SECONDS = 6.0
 #: MiB of a process that nobody uses, by what its name begins with; agents are called h1, h2
 IDLE = {"api": 120, "nats": 30, "h": 60}
 BULK = 100
+#: ports whose memory is measured
+MORE = 2000
 #: simulated ones, which ack every port that they are told of
 HOSTS = 8
 
@@ -35,6 +37,23 @@ def idle() -> list[Figure]:
             Figure(f"idle {name}", rss_mib(pid), "MiB", cpu[name], meter.steal(), budget=at_most(most[name]))
             for name, pid in running.pids.items()
         ]
+
+
+def memory() -> list[Figure]:
+    """What a port of its own costs a host's agent, among a thousand others."""
+    with cloud() as running:
+        _fill(running, running.network, 1000)
+        _settled(running)
+        before = rss_mib(running.pids["h1"])
+        _fill(running, running.network, MORE)
+        _settled(running)
+        each = (rss_mib(running.pids["h1"]) - before) * 1024 / MORE
+        return [Figure("agent, each port of its host", round(each, 1), "kB", f"{MORE} more", budget=at_most(8))]
+
+
+def _settled(running: Running) -> None:
+    while running.client.get("/v2.0/ports?status=BUILD&limit=1&fields=id").json()["ports"]:
+        time.sleep(0.2)
 
 
 def creates() -> list[Figure]:
