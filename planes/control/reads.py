@@ -16,11 +16,12 @@ from planes.store.protocol import Store, Values
 from planes.store.rows import decode
 from planes.store.schema import BY_HOST, PORT_STATUS, PORTS
 
-#: with more ids of one bucket than this, the bucket is read whole
+#: with more ids, or runs of ids, of one bucket than this, the bucket is read whole
 POINT_READS = 32
 #: reads of one call under way at a time
 WIDTH = 32
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -52,16 +53,41 @@ def _by_bucket(ids: Iterable[bytes]) -> dict[tuple[int, int], list[bytes]]:
 async def ports(store: Store, ids: Sequence[bytes]) -> dict[bytes, Port]:
     """The rows of those ports that exist, by id, read from the store itself."""
     kind, wanted = int(Kind.PORT), frozenset(ids)
-    asked: list[tuple[tuple[int, int], Values]] = []
+    asked: list[tuple[tuple[int, int], list[bytes]]] = []
     for partition, members in _by_bucket(ids).items():
-        few = len(members) <= POINT_READS
-        asked += [(partition, (kind, id_)) for id_ in members] if few else [(partition, (kind,))]
-    pages = await _all(asked, lambda partition, prefix: store.read(PORTS, partition, prefix=prefix))
-    return {row[1]: decode(kind, row[3]) for page in pages for row in page.rows if row[1] in wanted}
+        runs = _runs(members)
+        asked += [(partition, run) for run in runs] if len(runs) <= POINT_READS else [(partition, [])]
+    found = await _all(asked, lambda partition, run: _run(store, partition, run))
+    return {row[1]: decode(kind, row[3]) for rows in found for row in rows if row[1] in wanted}
+
+
+def _runs(ids: Iterable[bytes]) -> list[list[bytes]]:
+    """Ids that were made one after the other, together: in a bucket they mostly follow each other."""
+    runs: list[list[bytes]] = []
+    for id_ in sorted(ids):
+        if runs and runs[-1][0][:3] == id_[:3]:
+            runs[-1].append(id_)
+        else:
+            runs.append([id_])
+    return runs
+
+
+async def _run(store: Store, partition: tuple[int, int], run: Sequence[bytes]) -> list[Values]:
+    """The rows of these ports, and perhaps of some between them; of all ports of the bucket when none is named."""
+    kind = int(Kind.PORT)
+    if len(run) < 2:
+        return (await store.read(PORTS, partition, prefix=(kind, *run))).rows
+    rows: list[Values] = []
+    while run:
+        before = (int.from_bytes(run[0], "big") - 1).to_bytes(16, "big")
+        page = (await store.read(PORTS, partition, prefix=(kind,), after=(kind, before), limit=len(run))).rows
+        rows += page
+        run = [id_ for id_ in run if id_ > cast(bytes, page[-1][1])] if len(page) == len(run) else []
+    return rows
 
 
 async def _all(
-    asked: Sequence[tuple[tuple[int, int], Values]], read: Callable[[tuple[int, int], Values], Awaitable[T]]
+    asked: Sequence[tuple[tuple[int, int], S]], read: Callable[[tuple[int, int], S], Awaitable[T]]
 ) -> list[T]:
     """Many reads, some at a time; one alone needs no task."""
     if len(asked) == 1:

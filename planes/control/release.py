@@ -1,4 +1,4 @@
-"""What is left to do when a host has let go of a port: its rows, addresses, index rows and quota.
+"""What is left to do when a host has let go of a port: its rows, addresses, index rows, status and quota.
 
 Called when an ack of a tombstone arrives, when the host of a deleted port is dead, and by the echo. Each step is
 idempotent, in the order that docs/store.md tells: first the batch that frees the addresses, then the index.
@@ -15,7 +15,7 @@ from planes.model.ids import Id, bucket_of, number_of
 from planes.model.resources import Address, AddressState, Port, PortState
 from planes.store.partitions import Draft
 from planes.store.protocol import Store, Values, Write
-from planes.store.schema import BY_DEVICE, BY_GROUP, BY_HOST, BY_PROJECT, Table
+from planes.store.schema import BY_DEVICE, BY_GROUP, BY_HOST, BY_PROJECT, PORT_STATUS, Table
 from planes.store.slots import Slots
 
 Index = tuple[Table, Values, Values]
@@ -48,6 +48,12 @@ def puts(rows: list[Index], rev: int) -> list[Write]:
 def drops(rows: list[Index], rev: int) -> list[Write]:
     """Writes that remove these index rows."""
     return [Write(table, partition, key, None, rev) for table, partition, key in rows]
+
+
+def _unsaid(port: Port, hosts: Iterable[str], rev: int) -> list[Write]:
+    """Writes that remove what these hosts said about a port before this revision, which leads the stamps of acks."""
+    where = (number_of(port.id), bucket_of(port.id))
+    return [Write(PORT_STATUS, where, (port.id, host), None, rev << 12) for host in hosts if host]
 
 
 def free_addresses(draft: Draft, port: Id, ips: Iterable[bytes], rev: int, now: int, *, live: bool) -> list[bytes]:
@@ -113,7 +119,8 @@ class Releases:
                 draft.drop(Kind.MAC, port.mac)
 
         done = await self._ground.change_bucket(port.network, number, home, apply)
-        await self._store.write(drops(index_rows(port), max(done.rev, port.rev) + 1))
+        rev = max(done.rev, port.rev) + 1
+        await self._store.write(drops(index_rows(port), rev) + _unsaid(port, (port.host, port.leaving), rev))
         await self._slots.free_quota(port.project, "port", [port.id], self._port_quota)
 
     async def arrive(self, port: Port) -> Port | None:
@@ -147,7 +154,8 @@ class Releases:
             self._ground.publish_port(done.value, port.traceparent)
             if done.value.leaving != port.leaving and port.leaving != done.value.host:
                 gone: list[Index] = [(BY_HOST, (port.leaving,), (port.id,))]
-                await self._store.write(drops(gone, done.rev + 1))
+                forgotten = _unsaid(port, (port.leaving,), done.rev)
+                await self._store.write(drops(gone, done.rev + 1) + forgotten)
         return done.value
 
     def _move(self, draft: Draft, port: Id, ips: list[bytes], host: str, rev: int) -> None:

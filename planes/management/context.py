@@ -31,7 +31,7 @@ LIST_CHUNK = 500
 #: parts of an index, by the first bits of an id
 PARTS = 64
 
-#: ids in a row that share their first byte, and so the partitions of the feed and of the indexes
+#: ids in a row that share their first three bytes, and so the partitions of the feed and of the indexes; 255 at most
 ALIKE = 128
 
 #: resource names of quotas, by kind
@@ -73,11 +73,14 @@ class Context:
         self._first = self._left = 0
 
     def new_id(self, home: int) -> Id:
-        """Ids that are made one after the other begin alike: their index rows lie together and are written together."""
+        """Ids that are made one after the other begin alike and are in order: their index rows lie together and are
+        written together, and a page of a list is of few buckets.
+        """
         if not self._left:
-            self._first, self._left = self._random.getrandbits(8) << (RANDOM_BITS - 8), ALIKE
+            self._first, self._left = self._random.getrandbits(24) << (RANDOM_BITS - 24), ALIKE
         self._left -= 1
-        return make_id(home, self._first | self._random.getrandbits(RANDOM_BITS - 8))
+        place = (255 - self._left) << (RANDOM_BITS - 32)
+        return make_id(home, self._first | place | self._random.getrandbits(RANDOM_BITS - 32))
 
     def limit(self, kind: int) -> int:
         return self.config.quotas.get(RESOURCES[Kind(kind)], -1)

@@ -194,8 +194,7 @@ class Ports:
             number = number_of(parse(network, "network_id"))
             for value in addresses:
                 ip = parse_ip(value, "fixed_ips")
-                view = await self._c.ground.bucket_view(number, bucket(ip), fresh=True)
-                row: Address | None = view.get(Kind.IP, ip)
+                row = (await reads.addresses(self._c.store, (number, bucket(ip)), [ip])).get(ip)
                 if row is not None and row.state == AddressState.USED:
                     ids.add(row.port)
         return sorted(ids)

@@ -17,13 +17,13 @@ from planes.control.plane import ControlConfig
 from planes.goalstate.messages import Applied, ObjectKind, Register
 from planes.management.cloud import Cloud, build
 from planes.management.context import ManagementConfig
-from planes.model.ids import parse
-from planes.model.requests import PortCreate
+from planes.model.ids import bucket_of, number_of, parse
+from planes.model.requests import PortCreate, PortUpdate
 from planes.store.cassandra.session import READ, SERIAL, WRITE
 from planes.store.cassandra.store import CassandraStore
 from planes.store.faulty import FaultyStore, script
 from planes.store.protocol import Batch, Partition, Store, Values, Write
-from planes.store.schema import Table
+from planes.store.schema import PORT_STATUS, Table
 from planes.store.sqlite.store import SqliteStore
 from tests.support.cloud import caller, network_with_subnet
 
@@ -37,7 +37,7 @@ BUDGET: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "ack": ({WRITE: 1}, {}),
     "acks of a bulk": ({WRITE: 1}, {}),
     "delete": ({READ: 1, WRITE: 1, CONDITIONAL: 1}, {}),
-    "ack of a delete": ({WRITE: 2, CONDITIONAL: 1}, {WRITE: 5}),
+    "ack of a delete": ({WRITE: 2, CONDITIONAL: 1}, {WRITE: 6}),
 }
 
 
@@ -133,6 +133,40 @@ async def test_no_operation_costs_more_than_its_budget(rig: Rig) -> None:
     seen["ack of a delete"] = rig.taken()
     for name, (calls, requests) in BUDGET.items():
         assert seen[name] == (calls | requests if rig.real else calls), name
+
+
+async def test_what_hosts_said_of_a_port_goes_when_they_let_go_of_it(rig: Rig) -> None:
+    """In whatever order acks arrive, also one that comes after all."""
+    cloud, store = rig.cloud, rig.cloud.plane.store
+    network, _ = await network_with_subnet(cloud)
+    for host in ("h1", "h2"):
+        await cloud.plane.hosts.register(Register(host, f"machine {host}", bytes((192, 0, 2, int(host[1])))))
+    (port,) = await cloud.ports.create(caller(), [PortCreate(network_id=network.id, host_id="h1")])
+    id_ = parse(port.id)
+    where = (number_of(id_), bucket_of(id_))
+
+    async def said() -> list[str]:
+        return [str(row[1]) for row in (await store.read(PORT_STATUS, where)).rows if row[0] == id_]
+
+    async def ack(host: str) -> int:
+        row = await cloud.plane.ground.port(id_, fresh=True)
+        assert row is not None
+        await cloud.plane.acks.store(host, [applied(port.id, row.goal_rev)])
+        return row.goal_rev
+
+    await ack("h1")
+    assert await said() == ["h1"]
+    await cloud.ports.update(caller(), port.id, PortUpdate(host_id="h2"), None)
+    await ack("h1")
+    assert await said() == []
+    await ack("h2")
+    assert await said() == ["h2"]
+    assert (await cloud.ports.get(caller(), port.id)).status == "ACTIVE"
+    await cloud.ports.delete(caller(), port.id, None)
+    last = await ack("h2")
+    assert await said() == []
+    await cloud.plane.acks.store("h2", [applied(port.id, last)])
+    assert await said() == []
 
 
 def applied(id_: str, rev: int) -> Applied:
