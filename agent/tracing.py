@@ -7,6 +7,7 @@ by ratio, and always when slow or failed, and repairs always. It decides nothing
 """
 
 import random
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
 from agent.core.instructions import Program, Request, Traced
@@ -27,12 +28,14 @@ from planes.data.driver import SpecKey, Transaction
 
 #: kernel transactions that a program shows: the longest
 SHOWN = 8
+#: programs that an answer may be about
+RECENT = 16
 #: requests that are worth a span
 _KINDS = ("pull", "sync", "register")
 
 
 class _Programmed:
-    """What the driver did last. `shown`: the span that has its kernel transactions."""
+    """What the driver did. `shown`: the span that has its kernel transactions."""
 
     def __init__(self, stage: Stage, counts: Attributes, transactions: Sequence[Transaction]) -> None:
         self.stage = stage
@@ -49,6 +52,8 @@ class Tracer:
         self._host = host
         self._ratio = ratio
         self._program: _Programmed | None = None
+        #: what was programmed lately: a port is answered for when all that it needs is there, which may be later
+        self._recent: deque[_Programmed] = deque(maxlen=RECENT)
         #: what an audit found, when it began and ended, until it is programmed again
         self._lost: Collection[SpecKey] = ()
         self._audit = Stage("audit", 0, 0)
@@ -83,6 +88,7 @@ class Tracer:
         }  # fmt: skip
         stage = Stage("program", start, end - start, self._host, next(iter(errors.values()), ""))
         self._program = _Programmed(stage, counts, done)
+        self._recent.append(self._program)
         lost = self._lost
         if lost and any(spec.key in lost or ("network", spec.network, b"") in lost for spec in program.puts):
             self._lost = ()
@@ -95,8 +101,8 @@ class Tracer:
             return
         receive = Stage("receive", answer.sent, answer.received - answer.sent, self._host)
         stage = Stage("program", answer.received, answer.done - answer.received, self._host, answer.error)
-        context, work = Context(own.trace, new_id()), self._program
-        mine = work if work is not None and work.stage.start == answer.started else None
+        context = Context(own.trace, new_id())
+        mine = next((work for work in self._recent if work.stage.start == answer.started), None)
         links, transactions = self._claim(mine, context)
         counts = {"alcor.object_count": answer.objects, **(mine.counts if mine else {})}
 

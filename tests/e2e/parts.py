@@ -28,6 +28,8 @@ from tests.support.ports import free_port
 
 #: a host is dead after 3 s instead of 10, and a change is looked at again after 2 s, so that tests last seconds
 FAST = {"ALCOR_DEAD_AFTER": "3", "ALCOR_BEAT_EVERY": "0.5", "ALCOR_ECHO_FROM": "2", "ALCOR_ECHO_TO": "4"}
+#: seconds after which what an API that was killed had left half done is undone
+ECHO = 8.0
 
 
 class Parts:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.kernels import settled
-from tests.e2e.parts import Parts, Pings, done, eventually
+from tests.e2e.parts import ECHO, Parts, Pings, done, eventually
 from tests.e2e.storm import Storm
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(600)]
@@ -66,6 +66,7 @@ async def test_nothing_answered_is_lost(tmp_path: Path, capsys: pytest.CaptureFi
         assert len(killed) > 3
         assert counters["acks_stored_total"] < REQUESTS, counters  # of the last life of the API alone
         await done(parts)
+        await asyncio.sleep(ECHO)
         assert parts.end("api") == 0
         wrong = await settled(parts)
         assert wrong == [], "\n".join(wrong[:40])

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from planes.data.linux import namespaces
 from tests.e2e.kernels import settled
-from tests.e2e.parts import Parts, Pings, done, eventually
+from tests.e2e.parts import ECHO, Parts, Pings, done, eventually
 from tests.e2e.storm import Storm
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(300)]
@@ -101,6 +101,7 @@ async def test_every_part_is_replaced_in_turn(tmp_path: Path, capsys: pytest.Cap
         assert [lost for _, lost in results] == [[], [], []], replaced
         assert all(count > 500 for count, _ in results)
         await done(parts)
+        await asyncio.sleep(ECHO)
         assert parts.end("api") == 0
         for host in parts.hosts:
             assert _filters(parts, host) == {f"version_of_turn{TURNS - 1}"}

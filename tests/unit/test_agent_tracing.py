@@ -82,6 +82,17 @@ def test_of_many_transactions_the_longest_are_shown_in_their_order(host: Host) -
     assert shown == [each.start for each in KERNEL[-SHOWN:]]
 
 
+def test_an_answer_some_programs_later_has_the_transactions_of_its_own(host: Host) -> None:
+    """A port may wait for the policies of its groups, which another program brings."""
+    host.programmed()
+    host.tracer.settled()
+    host.tracer.programmed(PROGRAM, {}, 2_000, 2_050, ())
+    host.tracer.answered(answer(FIRST))
+    host.tracer.settled()
+    shown = [span.start for span in host.spans() if span.name == "netlink"]
+    assert shown == [each.start for each in KERNEL[-SHOWN:]]
+
+
 def test_an_answer_without_work_of_the_driver_has_no_transactions(host: Host) -> None:
     host.programmed()
     host.tracer.answered(answer(FIRST, started=77))
