@@ -1,9 +1,9 @@
 # syntax=docker/dockerfile:1
-# One image for every part: `alcor api`, `alcor agent`, `alcor store init`, `nats-server`. Bases are pinned by tag; a
-# release pins them by digest: `docker buildx imagetools inspect python:3.11.7-slim-bookworm`, then
+# One image for every part: `alcor api`, `alcor agent`, `alcor store init`, `nats-server`. Its base is pinned by digest:
+#   docker buildx imagetools inspect python:3.11-slim-bookworm        prints the digest of today
 #   docker buildx build --build-arg BASE=python@sha256:… --sbom=true --provenance=mode=max -t … .
-# --sbom=true attaches an SPDX list of what the image holds; both stages are scanned.
-ARG BASE=python:3.11.7-slim-bookworm
+# Without one the build ends at once. --sbom=true attaches an SPDX list of what the image holds; both stages are scanned.
+ARG BASE=python@sha256:give-one-by---build-arg-BASE
 
 FROM ${BASE} AS build
 ARG BUILDKIT_SBOM_SCAN_STAGE=true

@@ -94,6 +94,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._namespaces = _pods()
         self._sysctls = {name: Path("/proc/sys", name).read_text() for name in SYSCTLS}
 
     def start(self, *command: str) -> None:
@@ -235,6 +236,8 @@ class Cluster:
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for where in sorted((m for m in mounts if m.startswith(f"{self.directory}/")), reverse=True):
             subprocess.run(["umount", "-l", where], check=False, capture_output=True)
+        for name in _pods() - self._namespaces:
+            subprocess.run(["ip", "netns", "del", name], check=False)
         for kind in ("kubepods", "k8s.io"):
             found = [Path(root) for base in Path("/sys/fs/cgroup").glob(f"**/{kind}") for root, _, _ in os.walk(base)]
             for group in sorted(found, key=lambda path: -len(path.parts)):
@@ -245,3 +248,8 @@ class Cluster:
         client = ("/usr/bin/ctr", "-a", f"{self.directory}/cd.sock", "-n", "k8s.io", "tasks")
         for task in self._run(*client, "ls", "-q", fails=True).split():
             self._run(*client, "rm", "-f", task, fails=True)
+
+
+def _pods() -> set[str]:
+    """Network namespaces of pods; the runtime leaves those of pods that it was not asked to end."""
+    return {path.name for path in Path("/run/netns").glob("cni-*")}
