@@ -17,14 +17,25 @@ from typing import Any
 import httpx
 
 from cli.cassandra.node import Node
-from tests.helm.charts import CHART, PRODUCTION
+from tests.helm.charts import CHART, PRODUCTION, tool
 from tests.k8s.cluster import ADDRESS, Cluster
 from tests.k8s.talk import check, say
 from tests.support.cassandra import CassandraServer
 
-SPACE, RELEASE, NAME = "cloud", "mesh", "alcor-mesh"
+SPACE, RELEASE, NAME = "alcor", "cloud", "alcor-cloud"
 PASSWORD = "correct horse"
-SERVICE = f"{NAME}-api.{SPACE}.svc.cluster.local"
+PODS = {"api": 3, "nats": 3, "agent": 1}
+#: where the chart looks for a node's own credentials
+CREDENTIALS = Path("/etc/alcor/nats.creds")
+#: the operator's own values. Two cores hold what six would: the preset asks for the nodes of a cloud.
+MINE = f"""
+networkPolicy: {{nodeCIDRs: [{ADDRESS}/32]}}
+otlp: {{endpoint: ""}}
+image: {{digest: ""}}
+api: {{resources: {{requests: {{cpu: 20m}}}}}}
+nats: {{resources: {{requests: {{cpu: 20m}}}}}}
+agent: {{resources: {{requests: {{cpu: 20m}}}}}}
+"""
 #: what docs/deploy.md says that the certificate of NATS is for
 NAMES = (f"*.{NAME}-nats-servers.{SPACE}.svc", f"{NAME}-nats.{SPACE}.svc")
 
@@ -34,7 +45,7 @@ def production(k: Cluster, sets: list[str]) -> None:
     directory = k.directory / "operator"
     directory.mkdir()
     node = Node(k.directory / "cassandra", 9042, 7000, ADDRESS, heap="400M")
-    with CassandraServer(node=node) as cassandra:
+    with CassandraServer(node=node) as cassandra, _node_credentials():
         say("a Cassandra node answers, beside the cluster")
         k.kubectl("create", "namespace", SPACE)
         _prepare(k, directory, cassandra.url("alcor"))
@@ -43,10 +54,26 @@ def production(k: Cluster, sets: list[str]) -> None:
         said = k.helm("test", RELEASE, "-n", SPACE, "--logs", "--timeout", "120s")
         line = next((line for line in said.splitlines() if "port " in line), said)
         check("ACTIVE" in line, f"helm test: {line.strip()}")
+        _as_a_user(k, directory)
         with client(k) as api:
             _closed(k, api)
             _recovers(k, api)
             _upgrades(k, api, directory, sets)
+
+
+@contextmanager
+def _node_credentials() -> Iterator[None]:
+    """This machine is the node: nothing of it stays."""
+    if CREDENTIALS.exists():
+        raise SystemExit(f"{CREDENTIALS} belongs to somebody else")
+    there = CREDENTIALS.parent.exists()
+    CREDENTIALS.parent.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        CREDENTIALS.unlink(missing_ok=True)
+        if not there:
+            CREDENTIALS.parent.rmdir()
 
 
 def alcor(directory: Path, *arguments: str, **env: str) -> None:
@@ -61,7 +88,7 @@ def _prepare(k: Cluster, d: Path, store: str) -> None:
     alcor(d, "user", "add", "alice", "--role", "member:blue", **env)
     alcor(d, "bus", "init", f"{d}/bus")
     alcor(d, "bus", "issue", "control", "api", "--keys", f"{d}/bus", "--out", f"{d}/nats.creds")
-    alcor(d, "bus", "issue", "host", "node1", "--keys", f"{d}/bus", "--days", "90", "--out", f"{d}/node1.creds")
+    alcor(d, "bus", "issue", "host", "node1", "--keys", f"{d}/bus", "--days", "90", "--out", str(CREDENTIALS))
     _certificates(d)
     (d / "url").write_text(store)
     _secret(k, "alcor-store", f"--from-file={d}/url")
@@ -91,21 +118,12 @@ def _certificates(d: Path) -> None:
 
 def _install(k: Cluster, d: Path, sets: list[str], *more: str) -> None:
     began = time.monotonic()
-    mine = {
-        "nats.auth.agentPath": f"{d}/node1.creds",
-        "networkPolicy.nodeCIDRs[0]": f"{ADDRESS}/32",
-        "otlp.endpoint": "",
-        "image.digest": "",
-        "api.autoscaling.enabled": "false",
-        "api.replicas": "2",
-    }
-    # Two cores hold what six would: the requests of the preset are for nodes of a cloud.
-    mine |= {f"{part}.resources.requests.cpu": "20m" for part in ("api", "nats", "agent")}
-    words = [word for key, value in mine.items() for word in ("--set", f"{key}={value}")]
-    common = ("-n", SPACE, "-f", str(PRODUCTION), *words, *sets, *more, "--wait", "--timeout", "240s")
+    (d / "mine.yaml").write_text(MINE)
+    common = ("-n", SPACE, "-f", str(PRODUCTION), "-f", f"{d}/mine.yaml", *sets, *more, "--wait", "--timeout", "300s")
     k.helm("upgrade", "--install", RELEASE, str(CHART), *common)
+    k.until("three pods of the API, as the autoscaler wants", lambda: ready(k) == PODS)
     pods = ready(k)
-    check(pods == {"api": 2, "nats": 3, "agent": 1}, f"production values: {pods} in {time.monotonic() - began:.0f} s")
+    check(pods == PODS, f"production values: {pods} in {time.monotonic() - began:.0f} s")
 
 
 def ready(k: Cluster) -> dict[str, int]:
@@ -135,6 +153,25 @@ def log_in(api: httpx.Client, name: str, project: str) -> str:
     scope = {"project": {"name": project, "domain": {"id": "default"}}}
     answer = api.post("/v3/auth/tokens", json={"auth": {"identity": identity, "scope": scope}})
     return str(answer.raise_for_status().headers["X-Subject-Token"])
+
+
+def _as_a_user(k: Cluster, d: Path) -> None:
+    """By a forwarded port and the `openstack` command."""
+    forward = [tool("kubectl"), "--kubeconfig", f"{k.directory}/kubeconfig", "-n", SPACE, "port-forward"]
+    program = str(Path(sys.executable).with_name("openstack"))
+    names = {"AUTH_URL": "http://127.0.0.1:9696/v3", "USERNAME": "admin", "PASSWORD": PASSWORD, "PROJECT_NAME": "ops"}
+    names |= {"USER_DOMAIN_ID": "default", "PROJECT_DOMAIN_ID": "default"}
+    env = {"PATH": "/usr/bin:/bin"} | {f"OS_{name}": value for name, value in names.items()}
+    process = subprocess.Popen([*forward, f"svc/{NAME}-api", "9696"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()  # it listens
+        command = [program, "network", "create", "blue", "-f", "value", "-c", "status"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        check(done.stdout.strip() == "ACTIVE", f"openstack network create blue: {done.stdout.strip() or done.stderr}")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _closed(k: Cluster, api: httpx.Client) -> None:
@@ -174,7 +211,7 @@ def _recovers(k: Cluster, api: httpx.Client) -> None:
         pods = k.get("pods", "-n", SPACE, "-l", f"app.kubernetes.io/component={component}")["items"]
         k.kubectl("delete", "pod", "-n", SPACE, pods[0]["metadata"]["name"], "--wait=false")
         k.until(f"a port after a pod of {component} was deleted", lambda: _active(api, wanted))
-        k.until("all pods are back", lambda: ready(k) == {"api": 2, "nats": 3, "agent": 1})
+        k.until("all pods are back", lambda: ready(k) == PODS)
         say(f"a pod of {component} was deleted: ports become ACTIVE, and it is back")
     users = json.loads((k.directory / "operator/users.json").read_text())
     del users["users"]["alice"]
@@ -192,12 +229,19 @@ def _recovers(k: Cluster, api: httpx.Client) -> None:
     say("a user who was taken out of the Secret is out")
 
 
+def _uids(k: Cluster) -> set[str]:
+    """Which pods there are of what the chart keeps running."""
+    pods = k.get("pods", "-n", SPACE, "-l", "app.kubernetes.io/component in (api,nats,agent)")["items"]
+    return {pod["metadata"]["uid"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+
+
 def _upgrades(k: Cluster, api: httpx.Client, d: Path, sets: list[str]) -> None:
     """Every pod is replaced while a client creates ports."""
     network, wanted = _ports(api)
     made: list[str] = []
     refused: list[str] = []
     over = threading.Event()
+    before = _uids(k)
 
     def create() -> None:
         with httpx.Client(base_url=api.base_url, headers=api.headers, timeout=40, trust_env=False) as mine:
@@ -217,11 +261,13 @@ def _upgrades(k: Cluster, api: httpx.Client, d: Path, sets: list[str]) -> None:
     thread.start()
     try:
         _install(k, d, sets, "--set", "settings.beat_every=4", "--set", "nats.maxConnections=9999")
-        k.until("all pods are new", lambda: ready(k) == {"api": 2, "nats": 3, "agent": 1})
+        k.until("all pods are new", lambda: ready(k) == PODS)
     finally:
         over.set()
         thread.join()
-    say(f"helm upgrade replaced every pod under a client: {len(made)} creates answered, {len(refused)} not")
+    replaced = not before & _uids(k)
+    text = f"helm upgrade replaced every pod under a client: {len(made)} creates answered, {len(refused)} not"
+    check(replaced, text)
 
     def settled() -> bool:
         found = api.get("/v2.0/ports", params={"network_id": network}).json()["ports"]
