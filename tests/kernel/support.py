@@ -134,6 +134,12 @@ class World:
     async def tcp(self, port: PortSpec, destination: bytes, dport: int, timeout: float = 0.4) -> bool:
         return await self.inside(port, lambda: tcp(destination, dport, timeout))
 
+    async def reaches(self, port: PortSpec, destination: bytes, dport: int | None = None) -> bool:
+        """Whether an echo (or, with `dport`, a SYN) arrives within some seconds: what must pass may take its time."""
+        return await eventually(
+            lambda: self.ping(port, destination) if dport is None else self.tcp(port, destination, dport)
+        )
+
     async def inside(self, port: PortSpec, work: Callable[[], T]) -> T:
         """Run `work` in a thread inside the port's instance."""
         return await inside(self._instances[port.id], work)

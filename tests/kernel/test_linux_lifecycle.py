@@ -17,7 +17,6 @@ from planes.model import ids
 from tests.kernel.support import (
     Host,
     World,
-    eventually,
     ident,
     inside,
     ip,
@@ -96,7 +95,7 @@ async def test_applying_everything_again_and_restarting_loses_no_packet(world: W
     await join(net, {"a": (one, a), "b": (two, b)}, [open_policy(net)])
     world.plug(one, a)
     world.plug(two, b)
-    assert await world.ping(a, b.ips[0])
+    assert await world.reaches(a, b.ips[0])
     command = ["ip", "netns", "exec", world.instance(a), "ping", "-q", "-i", "0.01", "-c", "100", "-W", "1", "10.0.0.6"]
     pinging = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     for _ in range(5):
@@ -115,17 +114,17 @@ async def test_a_changed_port_keeps_what_is_the_same_and_loses_what_is_not(world
     await join(net, {"a": (one, a), "b": (two, b)}, [open_policy(net), open_policy(net, 2)])
     world.plug(one, a)
     world.plug(two, b)
-    assert await world.ping(b, a.ips[0])
+    assert await world.reaches(b, a.ips[0])
     index = one.driver.networks()[0].links[hosts.port_link_names(a.id)[0]].ifindex
     grown = msgspec.structs.replace(a, ips=(*a.ips, ip("10.0.0.15")), identity=2)
     await one.put(grown)
     await two.put(remote(net, ip("10.0.0.15"), one))
     hosts_ = hosts.port_link_names(a.id)[0]
     await inside(world.instance(a), lambda: _address("10.0.0.15"))
-    assert await world.ping(b, ip("10.0.0.15"))
+    assert await world.reaches(b, ip("10.0.0.15"))
     await one.put(msgspec.structs.replace(a, ips=(ip("10.0.0.15"),)))
     assert not await world.ping(b, a.ips[0])
-    assert await world.ping(b, ip("10.0.0.15"))
+    assert await world.reaches(b, ip("10.0.0.15"))
     seen = one.driver.networks()[0].read()
     assert seen.links[hosts_].ifindex == index, "the link is the same"
     assert {address for address, _ in seen.footprints[hosts_].addresses} == {ip("10.0.0.15")}
@@ -149,7 +148,7 @@ async def test_a_port_whose_instance_was_deleted_comes_back(world: World) -> Non
     await one.put(net, open_policy(net), a, b)
     first = world.plug(one, a)
     world.plug(one, b)
-    assert await world.ping(b, a.ips[0])
+    assert await world.reaches(b, a.ips[0])
     hosts.delete_namespace(first)
     for _ in range(200):
         if a.key not in await one.driver.held():
@@ -160,7 +159,7 @@ async def test_a_port_whose_instance_was_deleted_comes_back(world: World) -> Non
     assert a.key in await one.driver.held()
     assert one.driver.counters()["repairs"] == 1
     world.plug(one, a)
-    assert await world.ping(b, a.ips[0])
+    assert await world.reaches(b, a.ips[0])
 
 
 def older(net: Network) -> None:
@@ -184,7 +183,7 @@ async def test_filters_of_another_release_are_replaced_and_no_packet_is_lost(wor
     await one.put(ranged, free)
     world.plug(one, a)
     world.plug(two, b)
-    assert await eventually(lambda: world.ping(a, b.ips[0]))
+    assert await world.reaches(a, b.ips[0])
     before = await one.driver.held()
     command = ["ip", "netns", "exec", world.instance(a), "ping", "-q", "-i", "0.01", "-c", "150", "-W", "1", "10.0.0.6"]
     pinging = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
@@ -208,14 +207,14 @@ async def test_filters_that_cannot_be_carried_over_begin_closed(world: World) ->
     await one.put(net, open_policy(net), a, b)
     world.plug(one, a)
     world.plug(one, b)
-    assert await eventually(lambda: world.ping(b, a.ips[0]))
+    assert await world.reaches(b, a.ips[0])
     nft = one.driver.networks()[0].nft
     nft.run("add counter inet alcor strange\nadd rule inet alcor e1 counter name strange")
     nft.run(f"delete chain inet alcor {skeleton.VERSION}")
     await one.restart()
     assert not await world.ping(b, a.ips[0])
     await one.put(net, open_policy(net), a, b)
-    assert await world.ping(b, a.ips[0])
+    assert await world.reaches(b, a.ips[0])
 
 
 async def test_what_belongs_to_somebody_else_is_neither_used_nor_touched(world: World) -> None:
@@ -349,13 +348,13 @@ async def test_a_host_that_comes_back_with_another_address_uses_it(world: World)
     await join(net, {"a": (one, a), "b": (two, b)}, [open_policy(net)])
     world.plug(one, a)
     world.plug(two, b)
-    assert await world.ping(a, b.ips[0])
+    assert await world.reaches(a, b.ips[0])
     one.vtep = ip("172.31.0.77")
     await inside(one.name, lambda: _address("172.31.0.77", "u0", 24))
     await one.restart()
     await one.put(net, peer(net, two), remote(net, b.ips[0], two))
     await two.put(peer(net, one))
-    assert await eventually(lambda: world.ping(a, b.ips[0]))
+    assert await world.reaches(a, b.ips[0])
     seen = one.driver.networks()[0].read()
     assert seen.vxlan is not None
     assert seen.vxlan.local == one.vtep
@@ -372,7 +371,7 @@ async def test_rules_that_somebody_removed_come_back_closed(world: World) -> Non
     await one.restart()
     assert not await world.ping(a, b.ips[0])
     await one.put(net, open_policy(net), a, b)
-    assert await eventually(lambda: world.ping(a, b.ips[0]))
+    assert await world.reaches(a, b.ips[0])
 
 
 async def test_an_instance_end_can_be_taken_back_and_plugged_again(world: World) -> None:
@@ -382,13 +381,13 @@ async def test_an_instance_end_can_be_taken_back_and_plugged_again(world: World)
     await one.put(net, open_policy(net), a, b)
     first = world.plug(one, a)
     world.plug(one, b)
-    assert await world.ping(b, a.ips[0])
+    assert await world.reaches(b, a.ips[0])
     hosts.unplug(hosts.port_link_names(a.id)[1], first, one.name)
     assert not await world.ping(b, a.ips[0])
     await one.put(a)
     assert one.driver.counters()["repairs"] == 0, "where the end is does not matter"
     world.plug(one, a)
-    assert await eventually(lambda: world.ping(b, a.ips[0]))
+    assert await world.reaches(b, a.ips[0])
 
 
 async def test_a_full_host_refuses_more_with_a_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
