@@ -222,6 +222,7 @@ async def serve(settings: Settings, cloud: Cloud, observer: Observer, meter: Met
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on who the client is; see `edge.base` for the scheme
         timeout_graceful_shutdown=DRAIN,
     )
     log.info("API on http://%s:%d", settings.api_host, settings.api_port)

@@ -111,7 +111,10 @@ def method(scope: HTTPScope) -> str:
 
 
 def base(scope: HTTPScope) -> str:
-    return str(Request[Any, Any, Any](scope).base_url).rstrip("/")
+    """Where the client finds us, for links in answers; a proxy says by `X-Forwarded-Proto` that TLS ends with it."""
+    request = Request[Any, Any, Any](scope)
+    url, scheme = request.base_url, request.headers.get("x-forwarded-proto", "")
+    return str(url.with_replacements(scheme=scheme) if scheme in ("http", "https") else url).rstrip("/")
 
 
 class Edge:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from heapq import nlargest
 from operator import itemgetter
 
-from observability.latency import LONGEST, Counts, bucket_of
+from observability.latency import Counts
 
 #: seconds of a window; the present and the last one count
 WINDOW = 60.0
@@ -28,8 +28,7 @@ class Lags:
 
     def record(self, host: str, us: int) -> None:
         """One ack."""
-        us = min(max(us, 0), LONGEST)
-        self.all.add(bucket_of(us), us)
+        self.all.record(us)
         if int(self._clock() // WINDOW) != self._window:
             self._turn()
         if us > self._worst.get(host, -1):

@@ -18,7 +18,6 @@ from typing import Any, TextIO
 
 import msgspec
 
-from observability.spans import parse
 from observability.stages import Finished, request_id
 
 _encode = msgspec.json.Encoder().encode
@@ -101,8 +100,7 @@ class ChangeLines:
             self._stream.flush()
 
     def _formatted(self, at: float, change: Finished) -> str:
-        context = parse(change.traceparent)
-        ids = {"request_id": request_id(change.id), "trace_id": context.trace if context else ""}
+        ids = {"request_id": request_id(change.id), "trace_id": change.traceparent[3:35]}
         return self._shaped(at, sentence(change), ids | {"project": change.project})
 
     def _shaped(self, at: float, message: str, ids: Mapping[str, str]) -> str:

@@ -31,6 +31,11 @@ def request_id(id_: bytes) -> str:
     return f"req-{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
+def _uuid7(at: int, bits: bytes) -> bytes:
+    """A UUID that begins with the time (RFC 9562): rows of changes made together lie together, on few pages."""
+    return (at // 1000).to_bytes(6, "big") + bytes((bits[0] & 0x0F | 0x70, bits[1], bits[2] & 0x3F | 0x80)) + bits[3:10]
+
+
 class Stage:
     """One interval: `start` in µs since the epoch, `duration` in µs; `host` empty for the control plane's own."""
 
@@ -65,16 +70,16 @@ class Change:
     )
 
     def __init__(self, resource: str = "", trace_id: str = "", parent_sampled: bool = False) -> None:
-        bits = _random.randbytes(40)
-        self.id = bits[:16]
-        self.trace_id = trace_id or bits[16:32].hex()
+        self.begun = self.last = now_us()
+        bits = _random.randbytes(33)
+        self.id = _uuid7(self.begun, bits)
+        self.trace_id = trace_id or bits[10:26].hex()
         #: of the span that its publishing will be: what hosts do hangs there
-        self.span_id = bits[32:39].hex() + PUBLISH
+        self.span_id = bits[26:].hex() + PUBLISH
         self.sampled = parent_sampled
         self.resource = resource
         self.project = self.object = ""
         self.count = 0
-        self.begun = self.last = now_us()
         self.stages: list[Stage] = []
 
     @property

@@ -67,7 +67,7 @@ class Feed:
         return self._row(self._now() + AGAIN[entry.attempt], id_, replace(entry, attempt=entry.attempt + 1))
 
     def _row(self, at: int, id_: bytes, entry: Entry) -> Write:
-        return Write(FEED, (at // MINUTE, id_[0] % PARTS), (at, id_), (entry.kind, _encode(entry)), at)
+        return Write(FEED, (at // MINUTE, id_[0] % PARTS), (at, id_), (int(entry.kind), _encode(entry)), at)
 
     async def due(self, part: int) -> tuple[list[tuple[bytes, Entry]], int]:
         """Rows of a part whose time has come, if this instance holds its lease, and the position after them."""

@@ -7,6 +7,7 @@ that a choice costs the same however full the bucket is.
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 from planes.model.addresses import BUCKET_SHIFT, BUCKET_SIZE, generated_mac, ip_bytes, ip_text, mac_text
 from planes.model.enums import Kind
@@ -22,8 +23,13 @@ class Releasing(Exception):
 
 def ranges(subnet: Subnet, bucket: int) -> list[tuple[int, int]]:
     """The parts of a subnet's pools that lie in a bucket; inclusive."""
+    return _within(subnet.pools, bucket)
+
+
+@lru_cache(4096)
+def _within(pools: tuple[tuple[int, int], ...], bucket: int) -> list[tuple[int, int]]:
     low, high = bucket << BUCKET_SHIFT, (bucket << BUCKET_SHIFT) + BUCKET_SIZE - 1
-    return [(max(a, low), min(b, high)) for a, b in subnet.pools if a <= high and b >= low]
+    return [(max(a, low), min(b, high)) for a, b in pools if a <= high and b >= low]
 
 
 def buckets(subnet: Subnet) -> Iterator[int]:

@@ -152,17 +152,17 @@ class PortCreation:
                 inside.append(wish)
             else:
                 elsewhere.append((where, wish))
-        for where in {home, *(where for where, _ in elsewhere)}:
+        taking = [home for _ in inside] + [where for where, _ in elsewhere]
+        for where in {home, *taking}:
             await self.register_bucket(fields.network, where)
         identity = 0
         if fields.security:
             identity = await port_plans.identity(self._c, fields.network, fields.groups)
         id_ = self._c.new_id(network_home(fields.network.number, home))
-        number = fields.network.number
-        taking = (*((number, home) for _ in inside), *((number, where) for where, _ in elsewhere))
-        for spot in taking:
+        spots = tuple([(fields.network.number, where) for where in taking])
+        for spot in spots:
             self._taking[spot] = self._taking.get(spot, 0) + 1
-        return Plan(fields, id_, identity, inside, elsewhere, taking=taking)
+        return Plan(fields, id_, identity, inside, elsewhere, taking=spots)
 
     def landed(self, plans: Sequence[Plan]) -> None:
         """These have their addresses, or need none any more."""
@@ -241,11 +241,11 @@ class PortCreation:
         rows = [row for plan in plans for row in index_rows(self._draft_port(plan))]
         entry = Entry(
             Kind.PORT,
-            tuple(plan.id for plan in plans),
+            tuple([plan.id for plan in plans]),
             True,
             plans[0].network.id,
             plans[0].fields.project,
-            tuple((t.name, p, k) for t, p, k in rows),
+            tuple([(t.name, p, k) for t, p, k in rows]),
             tuple({where for plan in plans for where, _ in plan.elsewhere}),
         )
         return [self._c.feed.row(plans[0].id, entry), *puts(rows, self._c.now())]
@@ -361,25 +361,25 @@ class PortCreation:
         return (await self.waiting(network, where, make, lambda: self._before(plans), len(plans))).value
 
     def _make(self, who: Caller, plan: Plan, draft: Draft, rev: int) -> Port:
-        fields, present = plan.fields, draft.get(Kind.PORT, plan.id)
+        fields, network, present = plan.fields, plan.network, draft.get(Kind.PORT, plan.id)
         if present is not None:
             found: Port = present
             return found
         if draft.get(Kind.VOID, plan.id) is not None:
             raise Conflict("The request took too long and was undone; send it again.", "RetryRequest")
-        self.parent(draft, plan.network, None)
+        self.parent(draft, network, None)
         taken: list[tuple[bytes, Subnet]] = []
         for wish in plan.inside:
-            self.parent(draft, plan.network, wish.subnet)
+            self.parent(draft, network, wish.subnet)
             ip = wish.ip or addressing.choose(draft, wish.subnet, bucket_of(plan.id))
             if ip is None:
                 raise BucketFull
-            addressing.take(draft, ip, plan.id, plan.network.id)
+            addressing.take(draft, ip, plan.id, network.id)
             draft.put(Kind.IP, ip, Address(plan.id, wish.subnet.id, b"", "", 0, AddressState.CLAIMED, rev, rev))
             taken.append((ip, wish.subnet))
         mac = fields.mac
         if mac and bucket(mac) == bucket_of(plan.id):
-            addressing.take_mac(draft, mac, plan.id, plan.network.id, rev)
+            addressing.take_mac(draft, mac, plan.id, network.id, rev)
         elif not mac:
             low = ip_int(taken[0][0]) if taken else bucket_of(plan.id) << BUCKET_SHIFT | plan.id[1]
             mac = addressing.make_mac(draft, low, plan.id)

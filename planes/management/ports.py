@@ -75,22 +75,24 @@ class Ports:
     async def _commit(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
         """All of them, or none."""
         creation = self._creation
-        shares = _shares(plans)
-        done = await _all(self._share(who, share) for share in shares.values())
-        errors = [item for item in done if isinstance(item, BaseException)]
-        made = {port.id: port for item in done if not isinstance(item, BaseException) for port in item}
-        ports = [made[plan.id] for plan in plans if plan.id in made]
-        if not errors:
-            try:
-                await creation.groups_stand(ports)
-            except AlcorError as error:
-                errors.append(error)
-        if errors:
-            for port in ports:
-                await asyncio.shield(self._delete(port, who.change.id))
-            raise errors[0]
+        ports = [await self._one(who, plans[0])] if len(plans) == 1 else await self._many(who, plans)
+        try:
+            await creation.groups_stand(ports)
+        except AlcorError:
+            await self._undo(who, ports)
+            raise
         for port in ports:
             await creation.confirm(port)
+        return ports
+
+    async def _many(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
+        """Those of one home bucket together, all of them side by side."""
+        done = await _all(self._share(who, share) for share in _shares(plans).values())
+        made = {port.id: port for item in done if not isinstance(item, BaseException) for port in item}
+        ports = [made[plan.id] for plan in plans if plan.id in made]
+        if failed := [item for item in done if isinstance(item, BaseException)]:
+            await self._undo(who, ports)
+            raise failed[0]
         return ports
 
     async def _share(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
@@ -106,10 +108,13 @@ class Ports:
         done = await _all(self._one(who, plan) for plan in plans)
         ports = [item for item in done if isinstance(item, Port)]
         if failed := [item for item in done if isinstance(item, BaseException)]:
-            for port in ports:
-                await asyncio.shield(self._delete(port, who.change.id))
+            await self._undo(who, ports)
             raise failed[0]
         return ports
+
+    async def _undo(self, who: Caller, ports: Sequence[Port]) -> None:
+        for port in ports:
+            await asyncio.shield(self._delete(port, who.change.id))
 
     async def _one(self, who: Caller, plan: Plan) -> Port:
         try:
@@ -286,10 +291,10 @@ class Ports:
             tenant_id=port.project,
             network_id=text(port.network),
             mac_address=mac_text(port.mac),
-            fixed_ips=tuple(FixedIpView(subnet_id=text(s), ip_address=ip_text(ip)) for s, ip in port.fixed),
-            security_groups=tuple(text(group) for group in port.groups),
+            fixed_ips=tuple([FixedIpView(subnet_id=text(s), ip_address=ip_text(ip)) for s, ip in port.fixed]),
+            security_groups=tuple([text(group) for group in port.groups]),
             allowed_address_pairs=tuple(
-                AddressPairView(ip_address=ip, mac_address=mac or mac_text(port.mac)) for ip, mac in port.pairs
+                [AddressPairView(ip_address=ip, mac_address=mac or mac_text(port.mac)) for ip, mac in port.pairs]
             ),
             port_security_enabled=port.security,
             admin_state_up=port.admin_up,

@@ -4,16 +4,22 @@ Called by adapters before anything is queued or sent. A misfit is a bug of the c
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import cast
 
 from planes.store.protocol import Batch, Value, Values, Write
-from planes.store.schema import Table, Type
+from planes.store.schema import GUARDED, Table, Type
 
 _PYTHON: dict[Type, type] = {Type.INT: int, Type.TEXT: str, Type.BLOB: bytes}
 _MAX = 2**63 - 1
 Columns = Sequence[tuple[str, Type]]
 #: what is looked at in one go
-_PARTS = {"row": ("clustering", "columns"), "key": ("partition", "clustering"), "columns": ("columns",)}
+_PARTS = {
+    "row": ("clustering", "columns"),
+    "partition": ("partition",),
+    "key": ("partition", "clustering"),
+    "all": ("partition", "clustering", "columns"),
+}
 #: (table, part) → types of its values, and which of them are numbers
 _SHAPES: dict[tuple[str, str], tuple[tuple[type, ...], list[int]]] = {}
 
@@ -23,9 +29,10 @@ def check_batch(batch: Batch) -> None:
     table = batch.table
     if not table.guard:
         raise ValueError(f"{table.name} is a free table: it takes write(), not commit()")
-    _whole(table, "partition", table.partition, batch.partition)
+    if not _plain(table, "partition", batch.partition):
+        _whole(table, "partition", table.partition, batch.partition)
     for name, value in batch.statics.items():
-        kind = next((kind for column, kind in table.statics if column == name), None)
+        kind = _statics(table.name).get(name)
         if kind is None:
             raise ValueError(f"{table.name} has no static column {name!r}")
         _value(table, (name, kind), value, null=True)
@@ -49,12 +56,12 @@ def check_writes(writes: Iterable[Write]) -> None:
         table = write.table
         if table.guard:
             raise ValueError(f"{table.name} is a guarded table: it takes commit(), not write()")
-        key = write.partition + write.clustering
-        if not _plain(table, "key", key):
+        dead = write.columns is None
+        if not _plain(table, "key" if dead else "all", write.partition + write.clustering + (write.columns or ())):
             _whole(table, "partition", table.partition, write.partition)
             _whole(table, "clustering", table.clustering, write.clustering)
-        if write.columns is not None and not _plain(table, "columns", write.columns):
-            _whole(table, "columns", table.columns, write.columns, null=True)
+            if write.columns is not None:
+                _whole(table, "columns", table.columns, write.columns, null=True)
         if not 0 <= write.stamp <= _MAX:
             raise ValueError(f"{table.name}: a stamp is from 0 to 2^63 - 1, not {write.stamp}")
 
@@ -103,6 +110,11 @@ def _plain(table: Table, part: str, values: Values) -> bool:
         if not -_MAX <= values[n] <= _MAX:  # type: ignore[operator]
             return False
     return True
+
+
+@cache
+def _statics(name: str) -> dict[str, Type]:
+    return {column: kind for table in GUARDED if table.name == name for column, kind in table.statics}
 
 
 def _value(table: Table, column: tuple[str, Type], value: Value, null: bool) -> None:

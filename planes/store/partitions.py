@@ -53,7 +53,8 @@ class View:
     @property
     def top(self) -> int:
         """The partition's counter; 0 when it does not exist."""
-        return cast(int, self.statics.get("top") or 0)
+        top: int = self.statics.get("top") or 0  # type: ignore[assignment]  # a guard is a number
+        return top
 
     def get(self, kind: int, key: bytes = b"") -> Any:
         """The row's object, or None."""
@@ -259,11 +260,11 @@ class Partitions:
         desk = self._desk(table, partition)
         if len(desk.queue) >= QUEUE:
             raise Busy("Too many changes wait for the same partition.")
-        future: asyncio.Future[Done[Any]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Done[T]] = asyncio.get_running_loop().create_future()
         desk.queue.append(_Waiting(apply, prepare, before, weight, future))
         if desk.worker is None:
             desk.worker = asyncio.create_task(self._work(desk, table, partition), name=f"{table.name}{partition}")
-        return cast("Done[T]", await future)
+        return await future
 
     async def idle(self) -> None:
         """Return when nothing is under way."""
