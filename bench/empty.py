@@ -32,4 +32,5 @@ app = Litestar([create], openapi_config=None)
 
 if __name__ == "__main__":
     port = int(sys.argv[1])
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False, loop="uvloop", http="httptools")
+    config = uvicorn.Config(app, port=port, http="httptools", log_level="error", access_log=False, proxy_headers=False)
+    uvicorn.Server(config).run()

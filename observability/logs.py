@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TextIO
 
 import msgspec
@@ -55,8 +56,13 @@ def masked(text: str) -> str:
 
 
 def _line(at: float, level: str, logger: str, message: str) -> dict[str, Any]:
-    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03d}Z"
+    when = f"{_second(int(at))}.{int(at % 1 * 1000):03d}Z"
     return {"time": when, "level": level, "logger": logger, "message": message}
+
+
+@lru_cache(1)
+def _second(at: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
 
 
 class ChangeLines:

@@ -23,7 +23,7 @@ from planes.control.release import Releases
 from planes.goalstate.messages import Applied, Event, ObjectKind, Stored
 from planes.goalstate.subjects import ANY
 from planes.model.enums import Status as Word
-from planes.model.ids import Id, bucket_of, is_ours, number_of, text
+from planes.model.ids import is_ours, place_of, text
 from planes.model.resources import HostState, Port, PortState
 from planes.store.protocol import Store, Write
 from planes.store.schema import PORT_STATUS
@@ -93,7 +93,8 @@ class Acks:
             if answered is not None:
                 change, port = answered
                 self._tell(port, said.host, item, change.id, said.stored - change.begun)
-            self._wake(item.id)
+            for event in self._waiters.get(item.id, ()):
+                event.set()
 
     @property
     def waiting(self) -> int:
@@ -126,10 +127,6 @@ class Acks:
             took,
         )
         self._teller.tell(port.project, "port", "status", (event,))
-
-    def _wake(self, port: bytes) -> None:
-        for event in self._waiters.get(port, ()):
-            event.set()
 
     async def wait(self, ids: Iterable[bytes], seconds: float) -> None:
         """Return when every port is settled (ACTIVE, ERROR, DOWN or gone), at most `seconds` later."""
@@ -196,9 +193,8 @@ def reason(port: Port, status: Status | None, state: int | None, alive: bool) ->
 
 
 def _write(host: str, item: Applied, now: int) -> Write:
-    id_ = Id(item.id)
     body = _encode(Report(item.error, now))
     columns = (item.rev, 1 if item.error else 0, body)
     # The revision leads, so that a late ack of an old one never hides a newer; within one revision, time decides.
     stamp = (item.rev << 12) + min(max(now - item.rev, 0) // 50_000, 4095)
-    return Write(PORT_STATUS, (number_of(id_), bucket_of(id_)), (item.id, host), columns, stamp)
+    return Write(PORT_STATUS, place_of(item.id), (item.id, host), columns, stamp)

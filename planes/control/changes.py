@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 
 import msgspec
 
@@ -54,6 +55,7 @@ class Record(Body, frozen=True):
 
 _decode = msgspec.msgpack.Decoder(Record).decode
 _encode = msgspec.msgpack.Encoder().encode
+_start = attrgetter("start")
 
 Finished = Callable[[Record], None]
 
@@ -168,8 +170,8 @@ class Changes:
     def _record(self, opened: _Open) -> Record:
         change = opened.change
         own = [_stored(stage) for stage in change.stages]
-        stages = own + sorted(opened.hosts.values(), key=lambda stage: stage.start)
-        failed = any(stage.error for stage in stages)
+        stages = own + sorted(opened.hosts.values(), key=_start)
+        failed = [stage for stage in stages if stage.error]
         status = "ERROR" if failed else ("BUILD" if opened.waiting else "ACTIVE")
         return Record(
             change.id,
@@ -227,7 +229,7 @@ def done_of(record: Record) -> Done:
         record.count,
         record.status,
         record.total,
-        tuple(Took(each.name, each.host, each.start, each.duration, each.error) for each in record.stages),
+        tuple([Took(each.name, each.host, each.start, each.duration, each.error) for each in record.stages]),
     )
 
 

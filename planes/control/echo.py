@@ -18,7 +18,7 @@ from planes.goalstate.messages import Gone, ObjectKind
 from planes.model.addresses import bucket
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError
-from planes.model.ids import Id, bucket_of, home_of, number_of, text
+from planes.model.ids import Id, bucket_of, home_of, number_of, place_of, text
 from planes.model.resources import Address, AddressState, NetworkState, Port, PortState
 from planes.store.partitions import Draft, View
 from planes.store.protocol import Store, Write
@@ -188,7 +188,7 @@ class Echo:
 
     async def _absent(self, entry: Entry, id_: bytes) -> None:
         """No such port: it was never committed, or is long released. Either way nothing of it may stay."""
-        number, home = number_of(Id(id_)), bucket_of(Id(id_))
+        number, home = place_of(id_)
         if entry.create and await self._indexed(entry, id_):
             await self._ground.change_bucket(entry.network, number, home, self._void(id_, Kind.PORT, id_))
             self.counters["undone"] += 1

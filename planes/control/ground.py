@@ -12,7 +12,7 @@ from planes.control import goals
 from planes.control.publisher import Publisher
 from planes.goalstate.messages import WHOLE, Gone, Object, ObjectKind, Span
 from planes.model.enums import Kind
-from planes.model.ids import Id, bucket_of, number_of
+from planes.model.ids import place_of
 from planes.model.resources import Address, AddressState, Group, Network, Port
 from planes.store.partitions import Before, Done, Draft, Partitions, Prepare, View
 from planes.store.schema import GROUPS, NETWORKS, PORTS
@@ -40,7 +40,7 @@ class Ground:
 
     async def port(self, id_: bytes, *, fresh: bool = False) -> Port | None:
         """The port's row, or None."""
-        view = await self.bucket_view(number_of(Id(id_)), bucket_of(Id(id_)), fresh=fresh)
+        view = await self.partitions.view(PORTS, place_of(id_), fresh=fresh)
         row: Port | None = view.get(Kind.PORT, id_)
         return row
 

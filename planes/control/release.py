@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from planes.control.ground import Ground
 from planes.model.addresses import bucket
 from planes.model.enums import Kind
-from planes.model.ids import Id, bucket_of, number_of
+from planes.model.ids import Id, bucket_of, number_of, place_of
 from planes.model.resources import Address, AddressState, Port, PortState
 from planes.store.partitions import Draft
 from planes.store.protocol import Store, Values, Write
@@ -52,7 +52,7 @@ def drops(rows: list[Index], rev: int) -> list[Write]:
 
 def _unsaid(port: Port, hosts: Iterable[str], rev: int) -> list[Write]:
     """Writes that remove what these hosts said about a port before this revision, which leads the stamps of acks."""
-    where = (number_of(port.id), bucket_of(port.id))
+    where = place_of(port.id)
     return [Write(PORT_STATUS, where, (port.id, host), None, rev << 12) for host in hosts if host]
 
 
@@ -106,7 +106,7 @@ class Releases:
         """A deleted port whose host has let go, or is dead and fenced: free its addresses, then forget it."""
         ips = [ip for _, ip in port.fixed] + list(port.releasing)
         await self._free_outside(port, ips, live=False)
-        number, home = number_of(port.id), bucket_of(port.id)
+        number, home = place_of(port.id)
 
         def apply(draft: Draft, rev: int) -> None:
             row: Port | None = draft.get(Kind.PORT, port.id)
@@ -178,7 +178,7 @@ class Releases:
             draft.put(Kind.PORT, port.id, new)
             return new
 
-        return (await self._ground.change_bucket(port.network, number_of(port.id), bucket_of(port.id), apply)).value
+        return (await self._ground.change_bucket(port.network, *place_of(port.id), apply)).value
 
     async def _free_outside(self, port: Port, ips: list[bytes], *, live: bool) -> None:
         """Free addresses (and, for a deleted port, the MAC) that live outside the port's home bucket."""

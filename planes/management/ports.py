@@ -23,7 +23,7 @@ from planes.management.port_update import PortChange
 from planes.model.addresses import bucket, ip_text, mac_text, parse_ip
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError, Invalid, Unavailable, not_found
-from planes.model.ids import bucket_of, home_of, is_ours, number_of, parse, text
+from planes.model.ids import bucket_of, home_of, is_ours, number_of, parse, place_of, text
 from planes.model.query import Listing, Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.resources import Address, AddressState, Port, PortState
@@ -251,7 +251,7 @@ class Ports:
             draft.put(Kind.PORT, row.id, new)
             return new
 
-        number, home = number_of(port.id), bucket_of(port.id)
+        number, home = place_of(port.id)
         done = await c.ground.change_bucket(
             port.network, number, home, apply, None, traceparent, lambda: [c.feed.row(port.id, entry)]
         )

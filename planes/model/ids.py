@@ -51,6 +51,12 @@ def bucket_of(id_: Id) -> int:
     return home_of(id_) & _BUCKET_MASK
 
 
+def place_of(id_: bytes) -> tuple[int, int]:
+    """(network number, bucket) inside the id of a port: the partition that it lives in."""
+    home = int.from_bytes(id_[8:], "big") & _HOME_MASK
+    return home >> BUCKET_BITS, home & _BUCKET_MASK
+
+
 def text(id_: bytes) -> str:
     """The id as the REST API writes it: 8-4-4-4-12 hexadecimal digits."""
     h = id_.hex()
