@@ -6,7 +6,9 @@ few seconds. It never invents: everything that it publishes or repairs was read 
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+from msgspec import Struct
 
 from planes.control import fence, goals, reads
 from planes.control.feed import PARTS, Entry, Feed
@@ -30,6 +32,27 @@ log = logging.getLogger(__name__)
 _TABLES = {table.name: table for table in TABLES}
 #: a void row is only needed while its creator may still be under way, µs
 VOID_LIFE = 3600 * 1_000_000
+
+
+#: ports that are looked at together: of one bucket's, a few reads tell all; the loop is held for some milliseconds
+TOGETHER = 256
+
+
+class _Due(Struct, frozen=True, gc=False):
+    """An entry whose time has come."""
+
+    part: int
+    id: bytes
+    entry: Entry
+
+
+class _Ports(Struct):
+    """What the store knows of ports, and what is gathered to be done for them together."""
+
+    rows: dict[bytes, Port]
+    acked: set[bytes]  # their host has answered for their last revision
+    calm: list[Port] = []
+    writes: list[Write] = []
 
 
 class Echo:
@@ -61,36 +84,67 @@ class Echo:
     async def turn(self) -> None:
         """Look at everything that is due in the parts that this instance holds."""
         # Side by side, so that the leases of all parts are renewed by few writes to the disk.
-        await asyncio.gather(*(self._part(part) for part in range(PARTS)))
+        parts = await asyncio.gather(*(self._due(part) for part in range(PARTS)))
+        later = await self._look([_Due(part, *each) for part, (due, _) in enumerate(parts) for each in due])
+        held = [(part, position) for part, (_, position) in enumerate(parts) if position]
+        await asyncio.gather(*(self._settle(part, position, later.get(part, [])) for part, position in held))
 
-    async def _part(self, part: int) -> None:
+    async def _due(self, part: int) -> tuple[list[tuple[bytes, Entry]], int]:
         try:
-            due, position = await self._feed.due(part)
-            if position:
-                await self._feed.settle(part, position, await self._look(due))
+            return await self._feed.due(part)
+        except AlcorError as error:
+            log.warning("echo of part %d put off: %s", part, error)
+            return [], 0
+
+    async def _settle(self, part: int, position: int, later: Sequence[Write]) -> None:
+        try:
+            await self._feed.settle(part, position, later)
         except AlcorError as error:
             log.warning("echo of part %d put off: %s", part, error)
 
-    async def _look(self, due: Sequence[tuple[bytes, Entry]]) -> list[Write]:
-        later: list[Write] = []
-        for id_, entry in due:
-            self.counters["echoed"] += 1
-            try:
-                finished = await self.finish(entry)
-            except AlcorError as error:
-                log.warning("echo of %s put off: %s", text(id_), error)
-                finished = False
-            if not finished:
-                again = self._feed.again(id_, entry)
-                self.counters["again" if again else "given_up"] += 1
-                if again:
-                    later.append(again)
+    async def _look(self, due: Sequence[_Due]) -> dict[int, list[Write]]:
+        """What is to be looked at again, by part."""
+        later: dict[int, list[Write]] = {}
+        for some in _together(due):
+            finished = await self._finish([each.entry for each in some])
+            for each, done in zip(some, finished, strict=True):
+                self.counters["echoed"] += 1
+                if not done:
+                    again = self._feed.again(each.id, each.entry)
+                    self.counters["again" if again else "given_up"] += 1
+                    if again:
+                        later.setdefault(each.part, []).append(again)
+            await asyncio.sleep(0)
         return later
 
+    async def _finish(self, entries: Sequence[Entry]) -> list[bool]:
+        """Whether each of them is finished; one that fails keeps none of the others."""
+        try:
+            ports = await self._read([id_ for entry in entries if entry.kind == Kind.PORT for id_ in entry.ids])
+            finished = [await self._tried(entry, ports) for entry in entries]
+            await self._tell(ports)
+        except AlcorError as error:
+            log.warning("echo of %d changes put off: %s", len(entries), error)
+            return [False for _ in entries]
+        return finished
+
+    async def _tried(self, entry: Entry, ports: _Ports) -> bool:
+        try:
+            return await (self._ports(entry, ports) if entry.kind == Kind.PORT else self._other(entry))
+        except AlcorError as error:
+            log.warning("echo of %s put off: %s", text(entry.ids[0]), error)
+            return False
+
     async def finish(self, entry: Entry) -> bool:
-        """Finish or undo one change and publish it once more; False: look again later."""
-        if entry.kind == Kind.PORT:
-            return await self._ports(entry)
+        """Finish or undo one change and publish it once more; False: look again later. Raises AlcorError."""
+        if entry.kind != Kind.PORT:
+            return await self._other(entry)
+        ports = await self._read(entry.ids)
+        finished = await self._ports(entry, ports)
+        await self._tell(ports)
+        return finished
+
+    async def _other(self, entry: Entry) -> bool:
         if entry.kind == Kind.NETWORK:
             return await self._network(entry)
         if entry.kind == Kind.SUBNET:
@@ -99,21 +153,22 @@ class Echo:
 
     # -- ports ------------------------------------------------------------------------------------------------------
 
-    async def _ports(self, entry: Entry) -> bool:
-        rows = await reads.ports(self._store, entry.ids)
+    async def _read(self, ids: Sequence[bytes]) -> _Ports:
+        rows = await reads.ports(self._store, ids) if ids else {}
         said = await reads.statuses(self._store, rows.values())
-        acked = {id_ for id_, status in said.items() if status.applied >= rows[Id(id_)].goal_rev}
-        calm: list[Port] = []
+        return _Ports(rows, {id_ for id_, status in said.items() if status.applied >= rows[id_].goal_rev})
+
+    async def _ports(self, entry: Entry, ports: _Ports) -> bool:
         finished = True
         for id_ in entry.ids:
-            port = rows.get(id_)
+            port = ports.rows.get(id_)
             if port is None:
                 await self._absent(entry, id_)
             elif port.state == PortState.LIVE and not port.leaving and not port.releasing:
-                calm.append(port)
+                finished &= await self._calm(port, entry, ports)
             else:
-                finished &= await self._port(port, entry, id_ in acked)
-        return await self._calm(calm, entry, acked) and finished
+                finished &= await self._port(port, entry, id_ in ports.acked)
+        return finished
 
     async def _port(self, port: Port, entry: Entry, acked: bool) -> bool:
         """A port that exists; True when nothing of it is left half done."""
@@ -127,24 +182,28 @@ class Echo:
             self._ground.publish_port(port)
             await self._neighbours([port])
             return False
-        tidy = await self._calm([port], entry, {port.id} if acked else set())
+        alone = _Ports({port.id: port}, {port.id} if acked else set())
+        tidy = await self._calm(port, entry, alone)
+        await self._tell(alone)
         if port.releasing and self._hosts.dead(port.host) and await self._hosts.fence(port.host):
             await self._releases.let_go(port.id, port.host, port.goal_rev)
         return tidy
 
-    async def _calm(self, ports: Sequence[Port], entry: Entry, acked: Collection[bytes]) -> bool:
-        """Live ports that wait for no host: what they claimed is confirmed and told once more."""
-        tidy, writes = True, []
-        for port in ports:
-            tidy &= await self._tidy(entry, port.id, port)
-            await self._confirm(port)
-            writes += self._index(port, entry)
-            if port.host and port.id not in acked:
-                self._ground.publish_port(port)
-        if writes:
-            await self._store.write(writes)
-        await self._neighbours(ports)
+    async def _calm(self, port: Port, entry: Entry, ports: _Ports) -> bool:
+        """A live port that waits for no host: what it claimed is confirmed, and then told once more."""
+        tidy = await self._tidy(entry, port.id, port)
+        await self._confirm(port)
+        ports.writes += self._index(port, entry)
+        ports.calm.append(port)
         return tidy
+
+    async def _tell(self, ports: _Ports) -> None:
+        for port in ports.calm:
+            if port.host and port.id not in ports.acked:
+                self._ground.publish_port(port)
+        if ports.writes:
+            await self._store.write(ports.writes)
+        await self._neighbours(ports.calm)
 
     def _index(self, port: Port, entry: Entry) -> list[Write]:
         """The index names the port where it is, and not where an operation that failed wanted it to be.
@@ -335,6 +394,21 @@ class Echo:
             await self._ground.partitions.change(GROUPS, (home_of(id_),), self._void(id_, Kind.GROUP, b""))
         await self._unindex(entry, id_)
         return True
+
+
+def _together(due: Sequence[_Due]) -> Iterator[list[_Due]]:
+    """The same in parts: ports of one bucket beside each other, everything else by itself."""
+    some: list[_Due] = []
+    count = 0
+    for each in sorted(due, key=lambda each: each.entry.ids[0][8:]):
+        weight = len(each.entry.ids) if each.entry.kind == Kind.PORT else TOGETHER
+        if some and count + weight > TOGETHER:
+            yield some
+            some, count = [], 0
+        some.append(each)
+        count += weight
+    if some:
+        yield some
 
 
 async def confirm_address(ground: Ground, port: Port, ip: bytes) -> None:

@@ -24,6 +24,8 @@ MINUTE = 60_000_000
 LEASE = 30_000_000
 #: how far back an instance looks where nobody ever read, µs
 BACKWARD = 10 * MINUTE
+#: rows of a part after which no further minute is looked at
+MOST = 1000
 #: delays after which an unfinished change is looked at again, µs after the first look
 AGAIN = (0, 50_000_000, 590_000_000)
 
@@ -84,6 +86,8 @@ class Feed:
                 at, id_, _, args = cast(tuple[int, bytes, int, bytes], row)
                 if done < at <= until:
                     found.append((id_, _decode(args)))
+            if len(found) >= MOST:  # what is left of a long time away comes with the next turns
+                return found, min(until, (minute + 1) * MINUTE - 1)
             await asyncio.sleep(0)
         return found, until
 

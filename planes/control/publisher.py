@@ -78,8 +78,9 @@ class Publisher:
                 self.joined(traceparent, host, carrier)
         due = asyncio.get_running_loop().time() + REPEATS[0]
         for item in objects:
-            if len(self._awaited) < AWAITED:
-                awaited = (host, item.key)
+            awaited = (host, item.key)
+            known = self._awaited.get(awaited)
+            if len(self._awaited) < AWAITED and (known is None or known[0].rev <= item.rev):
                 self._awaited[awaited] = item, epoch, context
                 self._repeats[0].append((due, awaited, item.rev))
 
