@@ -13,7 +13,7 @@ from operator import attrgetter
 
 import msgspec
 
-from observability.stages import Change, Stage, request_id
+from observability.stages import Change, request_id
 from planes.control.events import Teller
 from planes.goalstate.messages import Applied, Done, Took
 from planes.model.ids import Id
@@ -30,14 +30,6 @@ KEPT = 20_000
 BACKLOG = 50_000
 
 
-class StoredStage(Body, frozen=True):
-    name: str
-    host: str
-    start: int
-    duration: int
-    error: str = ""
-
-
 class Record(Body, frozen=True):
     """Body of a `changes` row, and what the REST edge shows."""
 
@@ -45,7 +37,7 @@ class Record(Body, frozen=True):
     trace_id: str
     resource: str
     status: str
-    stages: tuple[StoredStage, ...]
+    stages: tuple[Took, ...]
     total: int
     traceparent: str = ""
     project: str = ""
@@ -70,7 +62,7 @@ class _Open:
         self.waiting = waiting
         #: by port: an earlier change that waits for it too, if any
         self.before: dict[Id, _Open] | None = None
-        self.hosts: dict[tuple[str, str], StoredStage] = {}
+        self.hosts: dict[tuple[str, str], Took] = {}
         self.last = change.last
 
 
@@ -153,7 +145,7 @@ class Changes:
         if old is not None:
             start, end = min(start, old.start), max(end, old.start + old.duration)
             error = error or old.error
-        opened.hosts[name, host] = StoredStage(name, host, start, max(0, end - start), error)
+        opened.hosts[name, host] = Took(name, host, start, max(0, end - start), error)
 
     def _finish(self, opened: _Open) -> None:
         record = self._record(opened)
@@ -169,7 +161,7 @@ class Changes:
 
     def _record(self, opened: _Open) -> Record:
         change = opened.change
-        own = [_stored(stage) for stage in change.stages]
+        own = [Took(each.name, each.host, each.start, each.duration, each.error) for each in change.stages]
         stages = own + sorted(opened.hosts.values(), key=_start)
         failed = [stage for stage in stages if stage.error]
         status = "ERROR" if failed else ("BUILD" if opened.waiting else "ACTIVE")
@@ -215,10 +207,6 @@ class Changes:
             await asyncio.sleep(0.1)
 
 
-def _stored(stage: Stage) -> StoredStage:
-    return StoredStage(stage.name, stage.host, stage.start, stage.duration, stage.error)
-
-
 def done_of(record: Record) -> Done:
     """The record as integrators and clients hear of it."""
     return Done(
@@ -229,7 +217,7 @@ def done_of(record: Record) -> Done:
         record.count,
         record.status,
         record.total,
-        tuple([Took(each.name, each.host, each.start, each.duration, each.error) for each in record.stages]),
+        record.stages,
     )
 
 
