@@ -16,6 +16,7 @@ from planes.control.feed import Entry
 from planes.control.release import Index, drops, puts
 from planes.management.caller import Caller
 from planes.management.context import Context, asked_project, check_revision, iso
+from planes.management.group_looks import GroupLooks
 from planes.management.group_rules import RULE_LIMIT_TYPE, parse_rule, rule_view, same_rule
 from planes.model.enums import Kind
 from planes.model.errors import Conflict, Forbidden, Invalid, not_found
@@ -39,6 +40,7 @@ class Groups:
     def __init__(self, context: Context) -> None:
         self._c = context
         self._defaults: dict[str, Id] = {}
+        self.looks = GroupLooks(context.store)
 
     async def create(self, who: Caller, wanted: Sequence[GroupCreate]) -> list[GroupView]:
         for item in wanted:

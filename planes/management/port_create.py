@@ -24,12 +24,12 @@ from planes.management.port_plans import Fields, Wish
 from planes.model.addresses import BUCKET_SHIFT, bucket, ip_int, parse_mac
 from planes.model.enums import Kind
 from planes.model.errors import Conflict, Invalid, not_found
-from planes.model.ids import Id, bucket_of, home_of, network_home, number_of, parse, text
+from planes.model.ids import Id, bucket_of, network_home, number_of, parse, text
 from planes.model.requests import PortCreate
 from planes.model.resources import Address, AddressState, Network, NetworkState, Port, Subnet
 from planes.store.partitions import BATCH, Apply, Before, Done, Draft, View
 from planes.store.protocol import Write
-from planes.store.schema import GROUPS, NETWORKS
+from planes.store.schema import NETWORKS
 
 #: how often a full bucket makes a port start over in another one
 MOVES = 64
@@ -71,8 +71,6 @@ class PortCreation:
         self._spread = secrets.randbits(16)
         #: (network, bucket) → addresses that requests under way will take there
         self._taking: dict[tuple[int, int], int] = {}
-        #: looks at groups that began in this turn of the loop; None: cut off
-        self._looks: dict[Id, asyncio.Future[bool | None]] = {}
         #: subnet → bucket that had room last
         self._last: dict[bytes, int] = {}
 
@@ -367,28 +365,28 @@ class PortCreation:
             return found
         if draft.get(Kind.VOID, plan.id) is not None:
             raise Conflict("The request took too long and was undone; send it again.", "RetryRequest")
-        self.parent(draft, network, None)
-        taken: list[tuple[bytes, Subnet]] = []
+        if not plan.inside:
+            self.parent(draft, network, None)
+        home, mac = bucket_of(plan.id), fields.mac
+        if mac and bucket(mac) == home:
+            addressing.take_mac(draft, mac, plan.id, network.id, rev)
+        fixed: list[tuple[Id, bytes]] = []
         for wish in plan.inside:
-            self.parent(draft, network, wish.subnet)
-            ip = wish.ip or addressing.choose(draft, wish.subnet, bucket_of(plan.id))
+            subnet = wish.subnet
+            self.parent(draft, network, subnet)
+            ip = wish.ip or addressing.choose(draft, subnet, home)
             if ip is None:
                 raise BucketFull
             addressing.take(draft, ip, plan.id, network.id)
-            draft.put(Kind.IP, ip, Address(plan.id, wish.subnet.id, b"", "", 0, AddressState.CLAIMED, rev, rev))
-            taken.append((ip, wish.subnet))
-        mac = fields.mac
-        if mac and bucket(mac) == bucket_of(plan.id):
-            addressing.take_mac(draft, mac, plan.id, network.id, rev)
-        elif not mac:
-            low = ip_int(taken[0][0]) if taken else bucket_of(plan.id) << BUCKET_SHIFT | plan.id[1]
-            mac = addressing.make_mac(draft, low, plan.id)
-        for ip, subnet in taken:
+            mac = mac or addressing.make_mac(draft, ip_int(ip), plan.id)
             used = Address(plan.id, subnet.id, mac, fields.host, plan.identity, AddressState.USED, rev, rev)
             draft.put(Kind.IP, ip, used)
-        order = [wish.ip for wish in fields.wishes]
-        fixed = [(subnet.id, ip) for ip, subnet in taken] + [(w.subnet.id, ip) for ip, w in plan.outside.items()]
-        fixed.sort(key=lambda pair: order.index(pair[1]) if pair[1] in order else len(order))
+            fixed.append((subnet.id, ip))
+        mac = mac or addressing.make_mac(draft, home << BUCKET_SHIFT | plan.id[1], plan.id)
+        if plan.outside:
+            order = [wish.ip for wish in fields.wishes]
+            fixed += [(wish.subnet.id, ip) for ip, wish in plan.outside.items()]
+            fixed.sort(key=lambda pair: order.index(pair[1]) if pair[1] in order else len(order))
         port = self._port(who, plan, mac, tuple(fixed), rev)
         draft.put(Kind.PORT, plan.id, port)
         return port
@@ -452,32 +450,6 @@ class PortCreation:
         for _, ip in port.fixed:
             if bucket(ip) != bucket_of(port.id):
                 await confirm_address(self._c.ground, port, ip)
-
-    async def groups_stand(self, ports: Sequence[Port]) -> None:
-        """After the commit: every group must still be there (rule D4); raises SecurityGroupNotFound."""
-        for group in {group for port in ports for group in port.groups}:
-            look = self._looks.get(group)
-            seen = None
-            if look is not None:
-                seen = look.result() if look.done() else await asyncio.shield(look)
-            if not (await self._look(group) if seen is None else seen):
-                raise not_found("security_group", text(group))
-
-    async def _look(self, group: Id) -> bool:
-        """What is seen counts for all who ask in this turn of the loop: their commits came before the look began.
-
-        A plain read will do: a deletion that it does not see was acknowledged later, and looks for ports after that.
-        """
-        loop = asyncio.get_running_loop()
-        look = self._looks[group] = loop.create_future()
-        loop.call_soon(self._looks.pop, group, None)
-        stands: bool | None = None
-        try:
-            read = await self._c.store.read(GROUPS, (home_of(group),), prefix=(int(Kind.GROUP),))
-            stands = bool(read.rows) and read.statics[1] != NetworkState.DELETING
-            return stands
-        finally:
-            look.set_result(stands)
 
     async def claim_mac(self, network: Network, port: Id, mac: bytes) -> None:
         """A given MAC whose bucket is not the port's home."""

@@ -70,7 +70,7 @@ class PortChange:
             asked.network, bucket_of(old.id), lambda draft, rev: self._apply(who, old, asked, if_match, draft, rev)
         )
         port: Port = done.value
-        await self._creation.groups_stand([port])
+        await self._groups.looks.stand([port])
         await self._follow_outside(old, port)
         gone: list[Index] = [row for row in index_rows(old) if row not in index_rows(port)]
         await self._c.write(drops(gone, self._c.now()))

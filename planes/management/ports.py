@@ -42,6 +42,7 @@ class Ports:
     def __init__(self, context: Context, groups: Groups) -> None:
         self._c = context
         self._creation = PortCreation(context, groups)
+        self._groups = groups
         self._change = PortChange(context, self._creation, groups)
 
     # -- create -----------------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ class Ports:
         creation = self._creation
         ports = [await self._one(who, plans[0])] if len(plans) == 1 else await self._many(who, plans)
         try:
-            await creation.groups_stand(ports)
+            await self._groups.looks.stand(ports)
         except AlcorError:
             await self._undo(who, ports)
             raise
