@@ -164,7 +164,12 @@ class Histogram:
         self._known = HEAT.spread(self._total)
 
     def record(self, us: int) -> None:
-        if int(self._clock() // COLUMN) != self._column or len(self._fresh) >= FRESH:
+        """One sample, in µs."""
+        self.add(us, int(self._clock() // COLUMN))
+
+    def add(self, us: int, column: int) -> None:
+        """One sample of many that fall into the same column."""
+        if column != self._column or len(self._fresh) >= FRESH:
             self._catch_up()
         self._fresh.append(us)
 
@@ -243,10 +248,10 @@ class Latency:
 
     def finished(self, change: Finished, traced: bool) -> None:
         """All of a finished change. `traced`: its trace can be looked at."""
-        stages = self.stages
+        stages, column = self.stages, int(self._clock() // COLUMN)
         for stage in change.stages:
-            (stages.get(stage.name) or self._begun(stage.name)).record(stage.duration)
-        self.record("total", change.total)
+            (stages.get(stage.name) or self._begun(stage.name)).add(stage.duration, column)
+        (stages.get("total") or self._begun("total")).add(change.total, column)
         counts = self.changes.get((change.resource, change.status))
         if counts is None:
             if len(self.changes) >= self._most:

@@ -92,7 +92,7 @@ class Acks:
             answered = self._changes.answered(said.host, item, said.heard, said.stored)
             if answered is not None:
                 change, port = answered
-                self._tell(port, said.host, item, change.id, said.stored - change.begun)
+                self._tell(port, said.host, item, said.stored, change.id, said.stored - change.begun)
             for event in self._waiters.get(item.id, ()):
                 event.set()
 
@@ -107,9 +107,9 @@ class Acks:
         for item in items:
             port = ports.get(item.id)
             if port is not None and port.host == host:
-                self._tell(port, host, item, item.change, 0)
+                self._tell(port, host, item, self._now(), item.change, 0)
 
-    def _tell(self, port: Port, host: str, item: Applied, change: bytes, took: int) -> None:
+    def _tell(self, port: Port, host: str, item: Applied, at: int, change: bytes, took: int) -> None:
         """A port's status has changed; of one that is being deleted there is nothing more to say."""
         if port.state == PortState.DELETING:
             return
@@ -117,7 +117,7 @@ class Acks:
         event = Event(
             text(port.id),
             port.rev,
-            self._now(),
+            at,
             port.name,
             status,
             item.error,
