@@ -19,6 +19,7 @@ from planes.control.echo import Echo
 from planes.control.findings import WALKED, Finding, Findings
 from planes.control.ground import Ground
 from planes.control.lease import Lease
+from planes.control.names import Names
 from planes.control.release import puts
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError
@@ -67,6 +68,7 @@ class Check:
         quotas: Callable[[int], tuple[str, int]],
         instance: str,
         age: float,
+        names: Names,
     ) -> None:
         self._store = store
         self._ground = ground
@@ -76,6 +78,7 @@ class Check:
         kinds = {quotas(kind)[0]: int(kind) for kind in (Kind.NETWORK, Kind.SUBNET, Kind.PORT, Kind.GROUP, Kind.RULE)}
         self._findings = Findings(store, now, kinds)
         self._lease = Lease(store, "check", instance, now)
+        self._names = names
         self.counters = {"checks": 0, "check_found": 0, "check_repaired": 0}
 
     async def keep(self) -> None:
@@ -107,6 +110,8 @@ class Check:
         report.left = report.found
         if fix and report.found:
             await self._repair(report, {name: at for name, (_, at) in seen.items()}, looked)
+        if fix and not report.more and not any(finding.rule == "unlisted" for finding in report.left):
+            await self._names.whole()
         self.counters["checks"] += 1
         self.counters["check_found"] += len(report.found)
         self.counters["check_repaired"] += len(report.found) - len(report.left)

@@ -24,6 +24,7 @@ from planes.store.schema import (
     BY_DEVICE,
     BY_GROUP,
     BY_HOST,
+    BY_NAME,
     BY_PROJECT,
     FEED,
     GROUPS,
@@ -36,7 +37,7 @@ from planes.store.schema import (
 from planes.store.slots import HOST_SPACE, VNI_SPACE
 
 #: the tables that are walked
-WALKED = (NETWORKS, PORTS, GROUPS, SLOTS, BY_PROJECT, BY_HOST, BY_DEVICE, BY_GROUP, FEED)
+WALKED = (NETWORKS, PORTS, GROUPS, SLOTS, BY_PROJECT, BY_HOST, BY_DEVICE, BY_NAME, BY_GROUP, FEED)
 #: ids of an index partition that are looked at together
 CHUNK = 500
 #: µs after which a change that waits for a host is no longer the echo's, and a feed row is overdue

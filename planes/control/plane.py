@@ -21,6 +21,7 @@ from planes.control.events import Teller
 from planes.control.feed import Feed
 from planes.control.ground import Ground
 from planes.control.hosts import Hosts
+from planes.control.names import Names
 from planes.control.publisher import Publisher
 from planes.control.release import Releases
 from planes.control.snapshots import Snapshots
@@ -92,8 +93,9 @@ class ControlPlane:
         self.echo = Echo(
             store, self.ground, self.hosts, self.releases, self.snapshots, self.slots, self.feed, now, quotas
         )
+        self.names = Names(store, self._stores_now)
         self.check = Check(
-            store, self.ground, self.echo, self._stores_now, quotas, self.instance, 3 * config.echo_after
+            store, self.ground, self.echo, self._stores_now, quotas, self.instance, 3 * config.echo_after, self.names
         )
         #: hears of answered requests from hosts that bore a context: (that, subject, begun, ended, host)
         self.served: Callable[[str, str, int, int, str], None] | None = None
@@ -106,6 +108,7 @@ class ControlPlane:
         """Load hosts, start the timers; hosts are served as soon as the bus is there, be it now or much later."""
         await self.hosts.load()
         await self._clock()
+        await self.names.open()
         self.bus.listen(self._on_event)
         if self.bus.connected:
             await self._join()

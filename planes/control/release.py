@@ -15,9 +15,11 @@ from planes.model.ids import Id, bucket_of, number_of, place_of
 from planes.model.resources import Address, AddressState, Port, PortState
 from planes.store.partitions import Draft
 from planes.store.protocol import Store, Values, Write
-from planes.store.schema import BY_DEVICE, BY_GROUP, BY_HOST, BY_PROJECT, PORT_STATUS, Table
+from planes.store.schema import BY_DEVICE, BY_GROUP, BY_HOST, BY_NAME, BY_PROJECT, PORT_STATUS, Table
 from planes.store.slots import Slots
 
+#: partitions over which the ports of one name are spread
+NAME_PARTS = 8
 Index = tuple[Table, Values, Values]
 
 
@@ -36,6 +38,8 @@ def index_rows(port: Port) -> list[Index]:
     rows += [(BY_HOST, (host,), (port.id,)) for host in (port.host, port.leaving) if host]
     if port.device_id:
         rows.append((BY_DEVICE, (port.device_id,), (port.id,)))
+    if port.name:
+        rows.append((BY_NAME, (port.project, port.name, part_of(port.id) % NAME_PARTS), (port.id,)))
     rows += [(BY_GROUP, (group, part_of(port.id)), (port.id,)) for group in port.groups]
     return rows
 

@@ -127,7 +127,7 @@ class Context:
         """A page of a project's objects of one kind, or of `ids` when an index already led to them (rule D10)."""
         if ids is None and "id" in query.filters:
             ids = sorted({parse(value, "id") for value in query.filters["id"]})
-        projects = [] if ids is not None else await self._projects(who, kind, query)
+        projects = [] if ids is not None else await self.projects(who, kind, query)
         if query.sort and query.sort != (("id", False),):
             return await self._sorted(_slices(ids) if ids is not None else self._ids(projects, kind), query, views)
         marker, backward = b"", query.page_reverse
@@ -164,7 +164,7 @@ class Context:
         rows = [view async for chunk in _slices(ids) for view in await views(chunk)]
         return page([view for view in rows if matches(view, query.filters)], query)
 
-    async def _projects(self, who: Caller, kind: int, query: Query) -> list[str]:
+    async def projects(self, who: Caller, kind: int, query: Query) -> list[str]:
         """Whose objects a list holds: the caller's and the shared, or what an administrator asks for."""
         asked = query.filters.get("project_id", ()) + query.filters.get("tenant_id", ())
         if not who.admin:

@@ -263,6 +263,7 @@ class PortCreation:
             (),
             fields.groups,
             host=fields.host,
+            name=fields.wanted.name,
             device_id=fields.wanted.device_id or "",
         )
 

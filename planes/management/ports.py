@@ -159,9 +159,9 @@ class Ports:
             said = await reads.statuses(self._c.store, seen)
             return [self._view(port, said.get(port.id)) for port in seen]
 
-        return await self._c.listed(who, Kind.PORT, query, views, await self._led(query))
+        return await self._c.listed(who, Kind.PORT, query, views, await self._led(who, query))
 
-    async def _led(self, query: Query) -> Sequence[bytes] | None:
+    async def _led(self, who: Caller, query: Query) -> Sequence[bytes] | None:
         """Ids that an index other than the project's leads to, in order (rule D10); None: no such filter."""
         filters = query.filters
         if "id" in filters:
@@ -175,6 +175,11 @@ class Ports:
                 read = await self._c.store.read(BY_DEVICE, (device,))
                 ids.update(id_ for (id_,) in read.rows if isinstance(id_, bytes))
             return sorted(ids)
+        if "name" in filters and "" not in filters["name"]:
+            projects = await self._c.projects(who, Kind.PORT, query)
+            named = await self._c.plane.names.find(projects, filters["name"])
+            if named is not None:
+                return named
         hosts = filters.get("binding:host_id", ())
         if hosts and "" not in hosts:
             return sorted({id_ for host in hosts for id_ in await reads.ids_on(self._c.store, host)})

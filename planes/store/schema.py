@@ -52,6 +52,7 @@ LEASES = Table("leases", (("name", TEXT),), (), (), (("until", INT), ("owner", T
 BY_PROJECT = Table("by_project", (("project", TEXT), ("kind", INT), ("part", INT)), (("id", BLOB),))
 BY_HOST = Table("by_host", (("host", TEXT),), (("id", BLOB),), (("rev", INT),))
 BY_DEVICE = Table("by_device", (("device", TEXT),), (("id", BLOB),))
+BY_NAME = Table("by_name", (("project", TEXT), ("name", TEXT), ("part", INT)), (("id", BLOB),))
 BY_GROUP = Table("by_group", (("grp", BLOB), ("part", INT)), (("id", BLOB),))
 PORT_STATUS = Table(
     "port_status",
@@ -66,5 +67,5 @@ FEED = Table(
 CHANGES = Table("changes", (("id", BLOB),), (("at", INT), ("host", TEXT)), (("body", BLOB),), ttl=7 * 86400)
 
 GUARDED = (NETWORKS, PORTS, GROUPS, ROUTERS, PROJECTS, SLOTS, HOSTS, LEASES)
-FREE = (BY_PROJECT, BY_HOST, BY_DEVICE, BY_GROUP, PORT_STATUS, MOVES, FEED, CHANGES)
+FREE = (BY_PROJECT, BY_HOST, BY_DEVICE, BY_NAME, BY_GROUP, PORT_STATUS, MOVES, FEED, CHANGES)
 TABLES = GUARDED + FREE

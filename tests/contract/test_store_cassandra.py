@@ -147,7 +147,14 @@ async def test_an_older_keyspace_is_brought_up(cassandra: CassandraServer, monke
     first = CassandraStore(cassandra.url("older"))
     await first.open()
     await first.close()
-    monkeypatch.setattr(cql, "MIGRATIONS", (("ALTER TABLE older.changes WITH comment = 'seen'",),))
+    monkeypatch.setattr(
+        cql,
+        "MIGRATIONS",
+        (
+            *cql.MIGRATIONS,
+            ("ALTER TABLE older.changes WITH comment = 'seen'",),
+        ),
+    )
     monkeypatch.setattr(cql, "VERSION", cql.VERSION + 1)
     for _ in range(2):
         store = CassandraStore(cassandra.url("older"))

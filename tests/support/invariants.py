@@ -12,6 +12,7 @@ from planes.store.schema import (
     BY_DEVICE,
     BY_GROUP,
     BY_HOST,
+    BY_NAME,
     BY_PROJECT,
     GROUPS,
     NETWORKS,
@@ -79,7 +80,7 @@ def _addresses(ports: dict[tuple[Any, ...], View], objects: Found) -> list[str]:
 
 async def _indexes(store: Store, objects: Found) -> list[str]:
     wrong, present = [], set()
-    for table in (BY_PROJECT, BY_HOST, BY_DEVICE, BY_GROUP):
+    for table in (BY_PROJECT, BY_HOST, BY_DEVICE, BY_NAME, BY_GROUP):
         for where in await store.partitions(table):
             for row in (await store.read(table, where)).rows:
                 id_ = cast(bytes, row[0])

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from planes.management import context, ports
 from planes.management.cloud import Cloud
 from planes.management.context import ManagementConfig
 from planes.model.errors import AlcorError, Conflict, Forbidden, Invalid, NotFound, OverQuota, PreconditionFailed
@@ -29,7 +28,7 @@ from planes.model.requests import (
 )
 from planes.model.views import NetworkView, PortView, SubnetView
 from planes.store.partitions import Partitions
-from planes.store.schema import BY_DEVICE, BY_GROUP, BY_PROJECT, SLOTS
+from planes.store.schema import BY_DEVICE, BY_GROUP, BY_NAME, BY_PROJECT, SLOTS
 from planes.store.slots import Slots
 from planes.store.sqlite.store import SqliteStore
 from tests.support.cloud import caller, network_with_subnet, running
@@ -327,99 +326,9 @@ async def test_a_rename_does_not_concern_the_kernel(cloud: Cloud, net: Any) -> N
     assert after.goal_rev == row.goal_rev
 
 
-async def test_lists_filter_page_and_follow_indexes(cloud: Cloud, net: Any) -> None:
-    network, _ = net
-    made = [await port(cloud, network, name=f"p{n % 2}", device_id=f"d{n % 3}") for n in range(9)]
-    every = [view.id for view in (await cloud.ports.list(caller(), Query())).items]
-    assert every == sorted(view.id for view in made)
-    page = await cloud.ports.list(caller(), Query(limit=4))
-    rest = await cloud.ports.list(caller(), Query(limit=9, marker=page.items[-1].id))
-    assert (page.more, rest.more) == (True, False)
-    assert [view.id for view in page.items + rest.items] == every
-    by_device = await cloud.ports.list(caller(), Query({"device_id": ("d1",)}))
-    assert {view.id for view in by_device.items} == {view.id for view in made if view.device_id == "d1"}
-    by_name = await cloud.ports.list(caller(), Query({"name": ("p0",), "device_id": ("d0", "d1")}))
-    assert {view.name for view in by_name.items} == {"p0"}
-    address = made[3].fixed_ips[0].ip_address
-    by_ip = await cloud.ports.list(
-        caller(), Query({"network_id": (network.id,), "fixed_ips": (f"ip_address={address}",)})
-    )
-    assert [view.id for view in by_ip.items] == [made[3].id]
-    down = await cloud.ports.list(caller(), Query(sort=(("name", True),)))
-    assert [view.name for view in down.items] == sorted((view.name for view in made), reverse=True)
-
-
-async def test_a_list_by_a_small_network_reads_nothing_of_the_project_s_other_ports(
-    cloud: Cloud, net: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network, _ = net
-    other, _ = await network_with_subnet(cloud)
-    made = [await port(cloud, network, name=f"p{n % 2}") for n in range(5)]
-    await port(cloud, other)
-    await cloud.ports.delete(caller(), made.pop().id, None)
-    tables = Counter[str]()
-    read = cloud.plane.store.read
-
-    async def counted(*args: Any, **more: Any) -> Any:
-        tables[args[0].name] += 1
-        return await read(*args, **more)
-
-    monkeypatch.setattr(cloud.plane.store, "read", counted)
-    wanted = Query({"network_id": (network.id,), "name": ("p0", "p1")})
-    ids = sorted(view.id for view in made)
-    assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == ids
-    assert tables[BY_PROJECT.name] == 0
-    page = await cloud.ports.list(caller(), Query(wanted.filters, limit=2, marker=ids[0]))
-    assert ([view.id for view in page.items], page.more) == (ids[1:3], True)
-    assert (await cloud.ports.list(caller("stranger"), wanted)).items == []
-    monkeypatch.setattr(ports, "BUCKETS", 0)  # as a large network is listed
-    assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == ids
-    assert tables[BY_PROJECT.name] > 0
-
-
-@pytest.mark.parametrize("backward", [False, True])
-async def test_pages_of_any_size_make_up_the_whole_list_and_read_no_more_than_they_need(
-    cloud: Cloud, net: Any, backward: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Many projects, parts of the index that hold more than a chunk, and parts that hold nothing."""
-    network, _ = net
-    monkeypatch.setattr(context, "LIST_CHUNK", 4)
-    monkeypatch.setattr(context, "ALIKE", 9)
-    for project in ("demo", "other", "third"):
-        for _ in range(4):
-            wanted = [PortCreate(network_id=network.id, project_id=project) for _ in range(9)]
-            await cloud.ports.create(caller("demo", admin=True), wanted)
-    admin = caller("demo", admin=True)
-    every = [view.id for view in (await cloud.ports.list(admin, Query())).items]
-    assert len(every) == len(set(every)) == 108
-    assert every == sorted(every)
-    for size in (1, 5, 40, 107, 108):
-        seen: list[str] = []
-        marker, more = "", True
-        while more:
-            page = await cloud.ports.list(admin, Query(limit=size, marker=marker, page_reverse=backward))
-            items = [view.id for view in page.items]
-            seen = items + seen if backward else seen + items
-            more = page.more
-            marker = items[0] if backward else items[-1]
-        assert seen == every, size
-    reads = 0
-    read = cloud.plane.store.read
-
-    async def counted(*args: Any, **more: Any) -> Any:
-        nonlocal reads
-        reads += args[0] is BY_PROJECT
-        return await read(*args, **more)
-
-    own = [view.id for view in (await cloud.ports.list(caller(), Query())).items]
-    monkeypatch.setattr(cloud.plane.store, "read", counted)
-    await cloud.ports.list(caller(), Query(limit=2, marker=own[-backward], page_reverse=backward))
-    assert reads == 2  # whether the marker is known, and what comes next
-
-
 async def rows_of(cloud: Cloud) -> list[str]:
     found = []
-    for table in (BY_PROJECT, BY_GROUP, BY_DEVICE, SLOTS):
+    for table in (BY_PROJECT, BY_GROUP, BY_DEVICE, BY_NAME, SLOTS):
         for where in await cloud.plane.store.partitions(table):
             found += [f"{table.name} {where} {row}" for row in (await cloud.plane.store.read(table, where)).rows]
     return sorted(found)
@@ -428,7 +337,7 @@ async def rows_of(cloud: Cloud) -> list[str]:
 async def test_nothing_is_left_of_a_deleted_port(cloud: Cloud, net: Any) -> None:
     await cloud.groups.list(caller(), Query())
     before = await rows_of(cloud)
-    made = await port(cloud, net[0], device_id="d")
+    made = await port(cloud, net[0], name="p", device_id="d")
     assert await rows_of(cloud) != before
     await cloud.ports.delete(caller(), made.id, None)
     assert await rows_of(cloud) == before

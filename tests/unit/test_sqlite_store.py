@@ -251,8 +251,8 @@ async def test_a_table_of_another_shape_is_refused(store: SqliteStore) -> None:
 async def test_older_files_are_migrated_once(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     await store.commit(batch(1, None, 1))
     await store.close()
-    monkeypatch.setattr(sql, "MIGRATIONS", (("UPDATE ports_static SET top = top + 1",),))
-    monkeypatch.setattr(sql, "VERSION", 2)
+    monkeypatch.setattr(sql, "MIGRATIONS", (*sql.MIGRATIONS, ("UPDATE ports_static SET top = top + 1",)))
+    monkeypatch.setattr(sql, "VERSION", sql.VERSION + 1)
     for _ in range(2):
         await store.open()
         assert (await store.read(PORTS, (1, 1))).statics[0] == 2

@@ -10,7 +10,9 @@ from uuid import UUID, uuid5
 from planes.store.schema import TABLES, Table
 
 #: changes to keyspaces of older versions, in order; a keyspace's version is 1 + how many it has seen
-MIGRATIONS: tuple[tuple[str, ...], ...] = ()
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (),  # 2: by_name, which is made as every table that is missing
+)
 VERSION = 1 + len(MIGRATIONS)
 
 DAY, HOUR = 86_400, 3600

@@ -11,7 +11,9 @@ from functools import cache
 from planes.store.schema import TABLES, Table
 
 #: changes to files of older versions, in order; a file's `user_version` is 1 + how many it has seen
-MIGRATIONS: tuple[tuple[str, ...], ...] = ()
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (),  # 2: by_name, which is made as every table that is missing
+)
 VERSION = 1 + len(MIGRATIONS)
 
 _SQL_TYPE = {"bigint": "INTEGER", "text": "TEXT", "blob": "BLOB"}

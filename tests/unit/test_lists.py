@@ -1,0 +1,186 @@
+"""Lists as management gives them: filters, pages, and which index leads to what (rule D10)."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planes.control import names, reads
+from planes.control.names import Names
+from planes.control.release import drops, index_rows
+from planes.management import context, ports
+from planes.management.cloud import Cloud
+from planes.model.ids import parse
+from planes.model.query import Query
+from planes.model.requests import PortCreate, PortUpdate
+from planes.model.views import NetworkView, PortView, SubnetView
+from planes.store.protocol import Batch, Store
+from planes.store.schema import BY_NAME, BY_PROJECT, LEASES
+from tests.support.cloud import caller, network_with_subnet, running
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
+    async with running(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+async def net(cloud: Cloud) -> tuple[NetworkView, SubnetView]:
+    return await network_with_subnet(cloud)
+
+
+async def port(cloud: Cloud, network: NetworkView, **wanted: Any) -> PortView:
+    (view,) = await cloud.ports.create(caller(), [PortCreate(network_id=network.id, **wanted)])
+    return view
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, store: Store) -> Counter[str]:
+    """Reads from now on, by table."""
+    tables = Counter[str]()
+    read = store.read
+
+    async def counted(*args: Any, **more: Any) -> Any:
+        tables[args[0].name] += 1
+        return await read(*args, **more)
+
+    monkeypatch.setattr(store, "read", counted)
+    return tables
+
+
+async def test_lists_filter_page_and_follow_indexes(cloud: Cloud, net: Any) -> None:
+    network, _ = net
+    made = [await port(cloud, network, name=f"p{n % 2}", device_id=f"d{n % 3}") for n in range(9)]
+    every = [view.id for view in (await cloud.ports.list(caller(), Query())).items]
+    assert every == sorted(view.id for view in made)
+    page = await cloud.ports.list(caller(), Query(limit=4))
+    rest = await cloud.ports.list(caller(), Query(limit=9, marker=page.items[-1].id))
+    assert (page.more, rest.more) == (True, False)
+    assert [view.id for view in page.items + rest.items] == every
+    by_device = await cloud.ports.list(caller(), Query({"device_id": ("d1",)}))
+    assert {view.id for view in by_device.items} == {view.id for view in made if view.device_id == "d1"}
+    by_name = await cloud.ports.list(caller(), Query({"name": ("p0",), "device_id": ("d0", "d1")}))
+    assert {view.name for view in by_name.items} == {"p0"}
+    address = made[3].fixed_ips[0].ip_address
+    by_ip = await cloud.ports.list(
+        caller(), Query({"network_id": (network.id,), "fixed_ips": (f"ip_address={address}",)})
+    )
+    assert [view.id for view in by_ip.items] == [made[3].id]
+    down = await cloud.ports.list(caller(), Query(sort=(("name", True),)))
+    assert [view.name for view in down.items] == sorted((view.name for view in made), reverse=True)
+
+
+async def test_a_list_by_name_reads_the_ports_of_that_name_only(
+    cloud: Cloud, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = net
+    made = [await port(cloud, network, name=f"p{n % 3}") for n in range(9)]
+    store = cloud.plane.store
+    ids = {name: sorted(view.id for view in made if view.name == name) for name in ("p0", "p1", "p2")}
+    tables = counting(monkeypatch, store)
+
+    async def named(*names: str, project: str = "", **more: Any) -> list[str]:
+        return [
+            view.id
+            for view in (
+                await cloud.ports.list(caller(project) if project else caller(), Query({"name": names}, **more))
+            ).items
+        ]
+
+    assert await named("p1") == ids["p1"]
+    assert await named("p0", "p2") == sorted(ids["p0"] + ids["p2"])
+    assert await named("p1", limit=2, marker=ids["p1"][0]) == ids["p1"][1:]
+    assert await named("p1", project="stranger") == []
+    assert await named("nobody") == []
+    assert tables[BY_PROJECT.name] == 0
+    await cloud.ports.update(caller(), ids["p1"][0], PortUpdate(name="p0"), None)
+    await cloud.ports.update(caller(), ids["p1"][1], PortUpdate(name=""), None)
+    await cloud.ports.delete(caller(), ids["p1"][2], None)
+    assert await named("p1") == []
+    assert await named("p0") == sorted([*ids["p0"], ids["p1"][0]])
+    assert await named("") == [ids["p1"][1]]
+    monkeypatch.setattr(names, "BOUND", 3)  # more have it than are worth a look of their own
+    assert len(await named("p0")) == 4
+    assert tables[BY_PROJECT.name] > 0
+
+
+async def test_a_list_by_name_misses_no_port_that_is_older_than_its_index(
+    cloud: Cloud, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = net
+    made = await port(cloud, network, name="old")
+    store, control = cloud.plane.store, cloud.plane
+    (row,) = [
+        row for row in index_rows((await reads.ports(store, [parse(made.id)]))[parse(made.id)]) if row[0] is BY_NAME
+    ]
+    await store.write(drops([row], control.now()))
+    assert await store.commit(Batch(LEASES, ("index by_name",), 1, {"until": 2, "owner": "", "done": 0}))
+    control.names = Names(store, control.now)
+    wanted = Query({"name": ("old",)})
+    assert (await cloud.ports.list(caller(), wanted)).items == [], "the row says that the index is whole"
+    monkeypatch.setattr(names, "_WHOLE", ("a cloud that knows of no such index",))
+    control.names = control.check._names = Names(store, control.now)
+    await control.names.open()
+    assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == [made.id]
+    control.check._age = 0
+    report = await control.check.run(fix=True)
+    assert [finding.rule for finding in report.found] == ["unlisted"]
+    tables = counting(monkeypatch, store)
+    assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == [made.id]
+    assert tables[BY_PROJECT.name] == 0
+
+
+async def test_a_list_by_a_small_network_reads_nothing_of_the_project_s_other_ports(
+    cloud: Cloud, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = net
+    other, _ = await network_with_subnet(cloud)
+    made = [await port(cloud, network, name=f"p{n % 2}") for n in range(5)]
+    await port(cloud, other)
+    await cloud.ports.delete(caller(), made.pop().id, None)
+    tables = counting(monkeypatch, cloud.plane.store)
+    wanted = Query({"network_id": (network.id,), "name": ("p0", "p1")})
+    ids = sorted(view.id for view in made)
+    assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == ids
+    assert tables[BY_PROJECT.name] == 0
+    page = await cloud.ports.list(caller(), Query(wanted.filters, limit=2, marker=ids[0]))
+    assert ([view.id for view in page.items], page.more) == (ids[1:3], True)
+    assert (await cloud.ports.list(caller("stranger"), wanted)).items == []
+    monkeypatch.setattr(ports, "BUCKETS", 0)  # as a large network is listed
+    wanted = Query({"network_id": (network.id,)})
+    assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == ids
+    assert tables[BY_PROJECT.name] > 0
+
+
+@pytest.mark.parametrize("backward", [False, True])
+async def test_pages_of_any_size_make_up_the_whole_list_and_read_no_more_than_they_need(
+    cloud: Cloud, net: Any, backward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many projects, parts of the index that hold more than a chunk, and parts that hold nothing."""
+    network, _ = net
+    monkeypatch.setattr(context, "LIST_CHUNK", 4)
+    monkeypatch.setattr(context, "ALIKE", 9)
+    for project in ("demo", "other", "third"):
+        for _ in range(4):
+            wanted = [PortCreate(network_id=network.id, project_id=project) for _ in range(9)]
+            await cloud.ports.create(caller("demo", admin=True), wanted)
+    admin = caller("demo", admin=True)
+    every = [view.id for view in (await cloud.ports.list(admin, Query())).items]
+    assert len(every) == len(set(every)) == 108
+    assert every == sorted(every)
+    for size in (1, 5, 40, 107, 108):
+        seen: list[str] = []
+        marker, more = "", True
+        while more:
+            page = await cloud.ports.list(admin, Query(limit=size, marker=marker, page_reverse=backward))
+            items = [view.id for view in page.items]
+            seen = items + seen if backward else seen + items
+            more = page.more
+            marker = items[0] if backward else items[-1]
+        assert seen == every, size
+    own = [view.id for view in (await cloud.ports.list(caller(), Query())).items]
+    tables = counting(monkeypatch, cloud.plane.store)
+    await cloud.ports.list(caller(), Query(limit=2, marker=own[-backward], page_reverse=backward))
+    assert tables[BY_PROJECT.name] == 2  # whether the marker is known, and what comes next
