@@ -150,7 +150,7 @@ class _Bench:
             ("list by host", lambda p: self._list(p, FEW, {"binding:host_id": f"host-{p.name}"}), 16, 4),
             ("list by network of 100", lambda p: self._list(p, FEW, {"network_id": p.few}), 16, 4),
             ("list by network and address", self._by_address, 64, 4),
-            ("list by name alone", lambda p: self._list(p, 1, {"name": f"p{SMALL // 2}"}, limit=1), 1, 1),
+            ("list by name alone", lambda p: self._list(p, 1, {"name": f"p{device}"}), 64, 4),
         )
 
     async def _create(self, project: Project) -> None:

@@ -19,7 +19,7 @@ from planes.store.schema import BY_DEVICE, BY_GROUP, BY_HOST, BY_NAME, BY_PROJEC
 from planes.store.slots import Slots
 
 #: partitions over which the ports of one name are spread
-NAME_PARTS = 8
+NAME_PARTS = 2
 Index = tuple[Table, Values, Values]
 
 

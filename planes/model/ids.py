@@ -5,6 +5,7 @@ the home is 40 bits of network number and 22 bits of bucket; for groups and thei
 family. Inside the planes an id is 16 bytes; text appears only at the REST edge. Pure: randomness comes as an argument.
 """
 
+from functools import lru_cache
 from typing import NewType
 
 from planes.model.errors import Invalid
@@ -57,6 +58,7 @@ def place_of(id_: bytes) -> tuple[int, int]:
     return home >> BUCKET_BITS, home & _BUCKET_MASK
 
 
+@lru_cache(8192)  # of most objects a network's, a subnet's and a group's are the same
 def text(id_: bytes) -> str:
     """The id as the REST API writes it: 8-4-4-4-12 hexadecimal digits."""
     h = id_.hex()
