@@ -23,7 +23,7 @@ from planes.management.port_update import PortChange
 from planes.model.addresses import bucket, ip_text, mac_text, parse_ip
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError, Invalid, Unavailable, not_found
-from planes.model.ids import bucket_of, home_of, is_ours, number_of, parse, place_of, text
+from planes.model.ids import bucket_of, common_text, home_of, is_ours, number_of, parse, place_of, text
 from planes.model.query import Listing, Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.resources import Address, AddressState, Port, PortState
@@ -295,10 +295,10 @@ class Ports:
             description=port.description,
             project_id=port.project,
             tenant_id=port.project,
-            network_id=text(port.network),
+            network_id=common_text(port.network),
             mac_address=mac_text(port.mac),
-            fixed_ips=tuple([FixedIpView(subnet_id=text(s), ip_address=ip_text(ip)) for s, ip in port.fixed]),
-            security_groups=tuple([text(group) for group in port.groups]),
+            fixed_ips=tuple([FixedIpView(subnet_id=common_text(s), ip_address=ip_text(ip)) for s, ip in port.fixed]),
+            security_groups=tuple([common_text(group) for group in port.groups]),
             allowed_address_pairs=tuple(
                 [AddressPairView(ip_address=ip, mac_address=mac or mac_text(port.mac)) for ip, mac in port.pairs]
             ),

@@ -58,11 +58,16 @@ def place_of(id_: bytes) -> tuple[int, int]:
     return home >> BUCKET_BITS, home & _BUCKET_MASK
 
 
-@lru_cache(8192)  # of most objects a network's, a subnet's and a group's are the same
 def text(id_: bytes) -> str:
     """The id as the REST API writes it: 8-4-4-4-12 hexadecimal digits."""
     h = id_.hex()
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+@lru_cache(4096)
+def common_text(id_: bytes) -> str:
+    """`text` of an id that many objects name, as a network's."""
+    return text(id_)
 
 
 def parse(value: object, field: str = "id") -> Id:
