@@ -59,6 +59,13 @@ class NetworkView:
         self.neighbours[item.ip] = item
         self.behind.setdefault(item.host, set()).add(item.ip)
 
+    def move_neighbour(self, item: Neighbour) -> None:
+        """One that may have been there, behind the same host or another."""
+        old = self.neighbours.get(item.ip)
+        if old is not None and old.host != item.host:
+            _discard(self.behind, old.host, item.ip)
+        self.add_neighbour(item)
+
     def remove_neighbour(self, ip: bytes) -> Neighbour | None:
         item = self.neighbours.pop(ip, None)
         if item is not None:

@@ -74,7 +74,10 @@ class Objects:
         a later page: pages are read from the store.
         """
         key = item.key
-        scope = self._scopes.setdefault(scope_of(key), {})
+        where = scope_of(key)
+        scope = self._scopes.get(where)
+        if scope is None:
+            scope = self._scopes[where] = {}
         entry = scope.get(key)
         if entry is None:
             if self._count >= self._most:

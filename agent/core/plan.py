@@ -39,8 +39,8 @@ class Plan:
         #: held since before this process, and not wanted so far
         self.leftover: set[SpecKey] = set()
         self.busy: Program | None = None
-        #: what the driver is working on: nobody knows what it holds of these
-        self._at_work: frozenset[SpecKey] = frozenset()
+        #: what the driver is working on, drops before puts: nobody knows what it holds of these
+        self._at_work: dict[SpecKey, None] = {}
         #: what differs: to be put, to be dropped
         self._to_put: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
         self._to_drop: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
@@ -64,12 +64,25 @@ class Plan:
         self.failed.pop(key, None)
         self._mark(key)
 
+    def want_all(self, specs: Mapping[SpecKey, Spec]) -> None:
+        """From now on these should exist; many at once."""
+        news = [key for key, spec in specs.items() if self.desired.get(key) != spec]
+        self.desired.update(specs)
+        self.leftover.difference_update(news)
+        if self.failed:
+            for key in news:
+                self.failed.pop(key, None)
+        for kind in {key[0] for key in news}:
+            of_kind = [key for key in news if key[0] == kind]
+            self._to_put[kind].update(of_kind)
+            self._to_drop[kind].difference_update(of_kind)
+
     def opened(self, held: frozenset[SpecKey]) -> None:
         """The driver is ready and holds this, of unknown content."""
         self.applied = dict.fromkeys(held)
         self.leftover = set(held - self.desired.keys())
         self.failed.clear()
-        self.busy, self._at_work = None, frozenset()
+        self.busy, self._at_work = None, {}
         for key in self.desired:
             self._mark(key)
 
@@ -84,25 +97,48 @@ class Plan:
         """What to hand to the driver now; None while it is busy or nothing differs."""
         if self.busy is not None:
             return None
-        fresh = _choose(self._to_put, ORDER, limit, lambda key: not self.holds(key))
+        fresh = _choose(self._to_put, ORDER, limit, self._next_puts)
         room = limit // SHARE if fresh else limit
-        drops = _choose(self._to_drop, ORDER[::-1], room, self.applied.__contains__)
+        drops = _choose(self._to_drop, ORDER[::-1], room, self._next_drops)
         if fresh or drops:
-            self.busy = Program(tuple(self.desired[key] for key in fresh), tuple(drops))
-            self._at_work = frozenset((*fresh, *drops))
+            self.busy = Program(tuple([self.desired[key] for key in fresh]), tuple(drops))
+            self._at_work = dict.fromkeys([*drops, *fresh])
         return self.busy
+
+    def _next_puts(self, keys: set[SpecKey], limit: int) -> list[SpecKey]:
+        """Remove from the set up to `limit` keys that differ, and those met on the way that do not."""
+        taken: list[SpecKey] = []
+        desired, applied = self.desired, self.applied
+        while keys and len(taken) < limit:
+            key = keys.pop()
+            if applied.get(key) != desired.get(key):
+                taken.append(key)
+        return taken
+
+    def _next_drops(self, keys: set[SpecKey], limit: int) -> list[SpecKey]:
+        """The same of what is to go."""
+        taken: list[SpecKey] = []
+        while keys and len(taken) < limit:
+            key = keys.pop()
+            if key in self.applied:
+                taken.append(key)
+        return taken
 
     def done(self, errors: Mapping[SpecKey, str], now: float) -> list[SpecKey]:
         """The driver is done with the last program. Returns its keys."""
         program, self.busy = self.busy, None
-        self._at_work = frozenset()
+        keys, self._at_work = list(self._at_work), {}
         if program is None:
             return []
-        keys: list[SpecKey] = []
+        specs = (*(None for _ in program.drops), *program.puts)
+        if not errors and not self.failed:  # nearly always
+            self.applied.update(zip(keys, specs, strict=True))
+            for key in program.drops:
+                del self.applied[key]
+            return keys
         recovered: set[bytes] = set()
         room = False
-        for key, spec in [*((key, None) for key in program.drops), *((spec.key, spec) for spec in program.puts)]:
-            keys.append(key)
+        for key, spec in zip(keys, specs, strict=True):
             if key in errors:
                 self._fail(key, errors[key], now)
                 continue
@@ -178,23 +214,16 @@ class Plan:
 
 
 def _choose(
-    waiting: Mapping[str, set[SpecKey]], kinds: Iterable[str], room: int, differs: Callable[[SpecKey], bool]
+    waiting: Mapping[str, set[SpecKey]],
+    kinds: Iterable[str],
+    room: int,
+    take: Callable[[set[SpecKey], int], list[SpecKey]],
 ) -> list[SpecKey]:
     """Up to `room` objects, kind by kind, where a slow one counts for many; one at least."""
     chosen: list[SpecKey] = []
     for kind in kinds:
         cost = COST.get(kind, 1)
-        keys = _take(waiting[kind], room // cost or not chosen, differs)
+        keys = take(waiting[kind], room // cost or not chosen)
         room -= len(keys) * cost
         chosen += keys
     return chosen
-
-
-def _take(keys: set[SpecKey], limit: int, differs: Callable[[SpecKey], bool]) -> list[SpecKey]:
-    """Remove from the set up to `limit` keys that differ, and those met on the way that do not."""
-    taken: list[SpecKey] = []
-    while keys and len(taken) < limit:
-        key = keys.pop()
-        if differs(key):
-            taken.append(key)
-    return taken

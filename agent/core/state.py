@@ -292,7 +292,7 @@ class AgentState:
         `named`: the pull whose page had it; 0: a message did.
         """
         verdict = self.objects.offer(item, self.scopes.generation, self.context.now, named)
-        mine = item if isinstance(item, Port | Gone) and item.key[0] == ObjectKind.PORT else None
+        mine = item if isinstance(item, _ANSWERED) and item.key[0] == ObjectKind.PORT else None
         if verdict is Verdict.FULL:
             self.context.counters["refused"] += 1
             self.context.trouble("full", f"more than {self.context.options.objects_max} objects: the rest is refused")
@@ -492,6 +492,8 @@ class AgentState:
                 assert (What.NETWORK, network) in self.scopes.interests
 
 
+#: what may owe an answer
+_ANSWERED = (Port, Gone)
 _KINDS = range(ObjectKind.NETWORK, ObjectKind.GROUP + 1)
 
 

@@ -82,12 +82,16 @@ class Goals:
 
     def put(self, item: Object) -> None:
         """An object is there, or has a new revision; a tombstone removes."""
+        if isinstance(item, Neighbour) and not self.flaws and not flaw(item):  # nearly everything is one
+            self._view(item.network).move_neighbour(item)
+            self.dirty.add(("remote", item.network, item.ip))
+            return
         self.remove(item)
         if isinstance(item, Gone):
             return
         if reason := flaw(item):
             self.flaws[item.key] = reason
-        elif isinstance(item, Neighbour):  # nearly everything is one
+        elif isinstance(item, Neighbour):
             self._view(item.network).add_neighbour(item)
         elif isinstance(item, Group):
             self.groups[item.id] = item
@@ -249,7 +253,7 @@ class Goals:
         if kind == "peer":
             host = view.at.get(what)
             return PeerSpec(network, what, view.peers[host].vtep) if host and host != self._host else None
-        return self._remote_spec(network, view, what)
+        return self.remotes([key]).get(key)
 
     def _policy_spec(self, network: bytes, view: NetworkView, identity: int) -> PolicySpec | None:
         groups = view.groups_of(identity)
@@ -288,12 +292,25 @@ class Goals:
     def _lies_in_a_subnet(self, view: NetworkView, ip: bytes) -> bool:
         return len(ip) == IPV4 and any(_inside(ip, subnet) for subnet in view.subnets.values())
 
-    def _remote_spec(self, network: bytes, view: NetworkView, ip: bytes) -> RemoteSpec | None:
-        item = view.neighbours.get(ip)
-        if item is None or item.host == self._host or ip in view.local or len(ip) != IPV4:
-            return None
-        peer = view.peers.get(item.host)
-        return RemoteSpec(network, ip, peer.mac) if peer is not None else None
+    def remotes(self, keys: Iterable[SpecKey]) -> dict[SpecKey, RemoteSpec]:
+        """`spec` of many addresses of other hosts: those that the driver should hold."""
+        by_network: dict[bytes, list[SpecKey]] = {}
+        for key in keys:
+            by_network.setdefault(key[1], []).append(key)
+        found: dict[SpecKey, RemoteSpec] = {}
+        for network, wanted in by_network.items():
+            view = self.networks.get(network)
+            if view is None or not view.ports or view.network is None:
+                continue
+            neighbours, local = view.neighbours, view.local
+            macs = {host: peer.mac for host, peer in view.peers.items() if host != self._host}
+            for key in wanted:
+                ip = key[2]
+                item = neighbours.get(ip)
+                mac = macs.get(item.host) if item is not None else None
+                if mac is not None and ip not in local and len(ip) == IPV4:
+                    found[key] = RemoteSpec(network, ip, mac)
+        return found
 
     def waits(self, port: Port) -> str:
         """Why a port cannot be what it should be yet, in words; empty when it can."""

@@ -36,8 +36,8 @@ class Wants:
         """The kernel has this. What works there stays as it is until all of its network is known: half a snapshot
         would take away routes and members that the other half brings back."""
         self._opened = True
-        for key in held:
-            self.inherited.setdefault(key[1], set())
+        for network in {key[1] for key in held}:
+            self.inherited.setdefault(network, set())
 
     def update(self, interests: Mapping[Scope, Interest]) -> bool:
         """Work off what changed. True: something did."""
@@ -64,7 +64,13 @@ class Wants:
         busy = {key[1] for key in self.kept}
         free = {key for key in self._postponed if key[1] not in busy}
         self._postponed -= free
-        for key in {key for key in dirty if key[0] != "port"} | free:
+        remotes = [key for key in dirty if key[0] == "remote"]
+        specs = goals.remotes(remotes)
+        self._plan.want_all(specs)
+        for key in remotes if len(specs) < len(remotes) else ():
+            if key not in specs:
+                self._plan.want(key, None)
+        for key in {key for key in dirty if key[0] != "port" and key[0] != "remote"} | free:
             spec = goals.spec(key)
             if spec is None and key[0] in GROUND and key[1] in busy:
                 self._postponed.add(key)

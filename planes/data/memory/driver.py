@@ -12,6 +12,8 @@ from planes.data.driver import ORDER, DriverError, NetworkSpec, Spec, SpecKey, T
 from planes.data.memory.fabric import Fabric
 from planes.data.memory.kernel import Kernel, KernelNetwork
 
+_RANK = {kind: rank for rank, kind in enumerate(ORDER)}
+
 
 class MemoryDriver:
     """One host's driver. The kernel it works on is the fabric's, found by the tunnel's address."""
@@ -59,17 +61,17 @@ class MemoryDriver:
         assert not self._busy, "one caller at a time"
         self._busy = True
         try:
-            wanted, unwanted = list(puts), list(drops)
-            self.history.append((tuple(spec.key for spec in wanted), tuple(unwanted)))
+            wanted, unwanted = [(spec.key, spec) for spec in puts], list(drops)
+            self.history.append((tuple([key for key, _ in wanted]), tuple(unwanted)))
             if self.latency:
                 await asyncio.sleep(self.latency)
             await self._go_on.wait()
             errors: dict[SpecKey, str] = {}
-            for key in sorted(unwanted, key=lambda each: ORDER.index(each[0]), reverse=True):
+            for key in sorted(unwanted, key=lambda each: _RANK[each[0]], reverse=True):
                 self._drop(key)
-            for spec in sorted(wanted, key=lambda each: ORDER.index(each.key[0])):
-                if reason := self._put(spec):
-                    errors[spec.key] = reason
+            for key, spec in sorted(wanted, key=lambda each: _RANK[each[0][0]]):
+                if reason := self._put(key[0], spec):
+                    errors[key] = reason
                     self._counters["errors"] += 1
             return errors
         finally:
@@ -105,10 +107,10 @@ class MemoryDriver:
         """The host's kernel in canonical text."""
         return self.kernel.dump()
 
-    def _put(self, spec: Spec) -> str:
-        reason, times = self._failing.get(spec.key[0], ("", 0))
+    def _put(self, kind: str, spec: Spec) -> str:
+        reason, times = self._failing.get(kind, ("", 0))
         if times:
-            self._failing[spec.key[0]] = (reason, times - 1)
+            self._failing[kind] = (reason, times - 1)
             return reason
         self._counters["puts"] += 1
         networks = self.kernel.networks
