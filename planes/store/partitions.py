@@ -2,7 +2,7 @@
 
 Called by management and control. A caller hands in an operation, a plain function from the partition's state to edits;
 operations that arrive while a batch is under way leave together in the next one (at most 32), so that contention makes
-batches larger instead of retries more (rule D2). The partition's rows are kept in memory; the compare-and-set is what
+batches larger instead of retries more (rule D2). Rows are kept in memory, so many at most; the compare-and-set is what
 validates them. An operation may run several times and must have no effect but its edits. An unknown outcome is settled
 by a serial read before anything else is tried (rule D5).
 """
@@ -28,8 +28,8 @@ ATTEMPTS = 8
 PATIENCE, LONGEST = 10.0, 0.1
 #: seconds for which a conflict makes an instance leave room for another
 RIVAL = 1.0
-#: partitions kept in memory; a bucket with all its rows is about 1 MB
-KEPT = 1024
+#: partitions kept in memory, and rows of them all: one takes about 360 bytes, a bucket has 3 000
+KEPT, ROWS = 1024, 1_000_000
 #: operations that may wait for one partition
 QUEUE = 4096
 
@@ -153,10 +153,11 @@ class _Built(Struct):
 class _Desk:
     """One partition: its view and the operations that wait for it."""
 
-    __slots__ = ("loading", "queue", "reading", "rivalled", "took", "view", "worker")
+    __slots__ = ("loading", "queue", "reading", "rivalled", "rows", "took", "view", "worker")
 
     def __init__(self) -> None:
         self.view: View | None = None
+        self.rows = 0  # of the view when it was last counted
         #: held while a fresh read runs; the read that has not begun yet, for all who ask meanwhile
         self.reading = asyncio.Lock()
         self.loading: asyncio.Task[View] | None = None
@@ -176,6 +177,7 @@ class Partitions:
         self.now = now
         self._rng = rng or random.Random()
         self._desks: OrderedDict[Where, _Desk] = OrderedDict()
+        self._rows = 0
         self.conflicts = 0
 
     async def view(self, table: Table, partition: Values, *, fresh: bool = False) -> View:
@@ -202,6 +204,7 @@ class Partitions:
             view = await self._load(table, partition)
             if desk.view is None or not (worked or desk.worker is not None) or view.top > desk.view.top:
                 desk.view = view
+                self._count((table.name, partition), desk)
             return view
 
     def peek(self, table: Table, partition: Values) -> View | None:
@@ -282,11 +285,23 @@ class Partitions:
             self._desks.move_to_end(where)
         return desk
 
-    def _evict(self) -> None:
+    def _evict(self) -> bool:
+        """Forget what was not asked for for the longest time and nobody works on, if there is any."""
         for where, desk in self._desks.items():
             if desk.worker is None:
                 del self._desks[where]
-                return
+                self._rows -= desk.rows
+                return True
+        return False
+
+    def _count(self, where: Where, desk: _Desk) -> None:
+        """After its view changed."""
+        if self._desks.get(where) is desk:
+            rows = sum(map(len, desk.view.kinds.values())) if desk.view is not None else 0
+            self._rows += rows - desk.rows
+            desk.rows = rows
+            while self._rows > ROWS and self._evict():
+                pass
 
     async def _load(self, table: Table, partition: Values) -> View:
         return View(table, await self._stored(table, partition))
@@ -321,6 +336,7 @@ class Partitions:
             raise
         finally:
             desk.worker = None
+            self._count((table.name, partition), desk)
 
     async def _attempt(self, desk: _Desk, table: Table, partition: Values, taken: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ import pytest
 from observability.stages import now_us
 from planes.model.enums import Kind
 from planes.model.errors import Conflict, Unavailable
+from planes.store import partitions
 from planes.store.faulty import Fault, FaultyStore
 from planes.store.partitions import BATCH, Apply, Draft, Partitions
 from planes.store.protocol import Batch, Partition, UnknownOutcome, Values, Write
@@ -220,6 +221,19 @@ async def test_what_another_instance_has_made_is_found_by_many_at_once(store: Ri
 
     await asyncio.gather(*(later(n) for n in range(40)))
     assert set(await rows(store)) == {b"first"}
+
+
+async def test_rows_in_memory_are_bounded_and_what_was_forgotten_is_read_again(
+    store: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "ROWS", 100)
+    parts = Partitions(store, now_us)
+    for net in range(20):
+        await asyncio.gather(*(parts.change(NETWORKS, (net,), put(bytes([key]))) for key in range(30)))
+    assert [net for net in range(20) if parts.peek(NETWORKS, (net,))] == [17, 18, 19]
+    for net in range(20):
+        assert len((await parts.view(NETWORKS, (net,))).all(Kind.BUCKET)) == 30
+    assert [net for net in range(20) if parts.peek(NETWORKS, (net,))] == [17, 18, 19]
 
 
 class Late(SqliteStore):
