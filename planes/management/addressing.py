@@ -50,8 +50,8 @@ def has_room(view: View, subnet: Subnet, bucket: int, before: int, beside: int =
     wide = ranges(subnet, bucket)
     if not wide:
         return False
-    if max(view.hints.get(subnet.id, 0), wide[0][0]) + beside <= wide[-1][1]:
-        return True
+    if subnet.id in view.hints and max(view.hints[subnet.id], wide[0][0]) + beside <= wide[-1][1]:
+        return True  # a view that was just read has no such mark yet, and may be full
     top, since, until, left = view.hints.get((subnet.id, "left"), (-1, 0, 0, 0))
     if top != view.top or not since <= before < until:
         since, until, left = _left(view, wide, before)

@@ -193,12 +193,15 @@ class PortCreation:
         raise exhausted(fields.network)
 
     def _from_last(self, subnet: Subnet) -> Iterator[int]:
-        """Buckets of a subnet: the one that had room last, then every one, from where this instance begins."""
-        last = self._last.get(subnet.id)
+        """Buckets of a subnet: the one that had room last and those behind it, else from where this instance begins.
+
+        Not from the first again: those are full, and may be more than are kept in memory.
+        """
+        last, start = self._last.get(subnet.id), 0
         if last is not None and addressing.ranges(subnet, last):
             yield last
-        start = 0
-        if self._c.config.instance_spread:
+            start = last + 1
+        elif self._c.config.instance_spread:
             first, end = subnet.pools[0][0] >> BUCKET_SHIFT, subnet.pools[-1][1] >> BUCKET_SHIFT
             start = first + self._spread % (end - first + 1)
         yield from (where for where in addressing.buckets(subnet) if where >= start)

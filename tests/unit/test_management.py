@@ -247,6 +247,23 @@ async def test_a_given_mac_and_address_in_other_buckets_belong_to_the_port_alone
     assert (await cloud.subnets.get(caller(), subnet.id)).cidr == "10.0.0.0/16"
 
 
+async def test_an_instance_that_knows_no_bucket_yet_sees_which_are_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its first creates are refused in a large network: each try of theirs ends in another full bucket."""
+    pools = tuple(Pool(start=ip, end=ip) for ip in (f"10.0.{4 * n}.10" for n in range(8)))
+    async with running(tmp_path, management=ManagementConfig(instance_spread=False)) as cloud:
+        (network,) = await cloud.networks.create(caller(), [NetworkCreate()])
+        wanted = SubnetCreate(network_id=network.id, cidr="10.0.0.0/16", ip_version=4, allocation_pools=pools)
+        await cloud.subnets.create(caller(), [wanted])
+        for _ in range(7):
+            await port(cloud, network)
+    monkeypatch.setattr("planes.management.port_create.MOVES", 1)
+    async with running(tmp_path, management=ManagementConfig(instance_spread=False)) as cloud:
+        assert (await port(cloud, network)).fixed_ips[0].ip_address == "10.0.28.10"
+        await refused("IpAddressGenerationFailure", Conflict, port(cloud, network))
+
+
 async def test_a_bulk_of_ports_is_all_or_nothing(cloud: Cloud) -> None:
     network, _ = await network_with_subnet(cloud, "10.0.0.0/29")
     wanted = [PortCreate(network_id=network.id) for _ in range(6)]
