@@ -40,6 +40,7 @@ class Node(Struct, frozen=True):
     seeds: tuple[str, ...] = ()
     heap: str = "512M"
     commitlog: str = "batch"
+    jmx: int = 0  # port for nodetool, on loopback; 0: none
 
     def url(self, keyspace: str, timeout: int = 22) -> str:
         """For ALCOR_STORE."""
@@ -52,7 +53,7 @@ class Node(Struct, frozen=True):
         lib, d = jars(HERE / "pom.xml", "A Cassandra server"), self.directory
         d.mkdir(parents=True, exist_ok=True)
         nodes = self.seeds or (self.address,)
-        place = nodes.index(self.address)
+        place = nodes.index(self.address) if self.address in nodes else 0
         template = string.Template((HERE / "cassandra.yaml").read_text())
         config = template.substitute(
             address=self.address,
@@ -68,20 +69,31 @@ class Node(Struct, frozen=True):
         command = []
         if os.geteuid() == 0:  # else root's server locks its whole heap into memory
             command += ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]
-        command += ["nice", "java", "-cp", f"{lib}/*", f"-javaagent:{next(lib.glob('jamm-*.jar'))}"]
+        command += ["nice", *self._java(lib), f"-javaagent:{next(lib.glob('jamm-*.jar'))}"]
         command += [f"-Xms{self.heap}", f"-Xmx{self.heap}", "-Xss384k", "-XX:+UseSerialGC"]
         command += ["-XX:+ExitOnOutOfMemoryError", "-XX:+PerfDisableSharedMem", "-XX:MaxDirectMemorySize=256M"]
         command += ["-Djdk.attach.allowAttachSelf=true", "-Dio.netty.tryReflectionSetAccessible=true"]
         command += ["-Djava.net.preferIPv4Stack=true", f"-Djava.io.tmpdir={d}"]
         command += [f"-Dcassandra.config=file://{d}/cassandra.yaml", f"-Dcassandra.storagedir={d}"]
-        command += [f"-Dlogback.configurationFile=file://{HERE}/logback.xml", "-Dcassandra-foreground=yes"]
+        command += ["-Dcassandra-foreground=yes"]
         command += ["-Dcassandra.skip_wait_for_gossip_to_settle=0", "-Dcassandra.ring_delay_ms=1000"]
         command += ["-Dcassandra.superuser_setup_delay_ms=0"]
+        if self.jmx:
+            command += [f"-Dcassandra.jmx.local.port={self.jmx}"]
+        return [*command, "org.apache.cassandra.service.CassandraDaemon"]
+
+    def nodetool(self, *arguments: str) -> Sequence[str]:
+        """The command that asks the running server, by its port `jmx`. Raises Failure."""
+        command = [*self._java(jars(HERE / "pom.xml", "A Cassandra server")), "-Xmx64M", "-XX:TieredStopAtLevel=1"]
+        return [*command, "org.apache.cassandra.tools.NodeTool", "-p", str(self.jmx), *arguments]
+
+    def _java(self, lib: Path) -> list[str]:
+        command = ["java", "-cp", f"{lib}/*", f"-Dlogback.configurationFile=file://{HERE}/logback.xml"]
         for module in _OPENS.split():
             command += ["--add-opens", f"{module}=ALL-UNNAMED"]
         for module in _EXPORTS.split():
             command += ["--add-exports", f"{module}=ALL-UNNAMED"]
-        return [*command, "org.apache.cassandra.service.CassandraDaemon"]
+        return command
 
     def answers(self) -> bool:
         """One frame of the native protocol, version 4: OPTIONS, answered by SUPPORTED."""

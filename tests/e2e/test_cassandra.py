@@ -13,13 +13,14 @@ import pytest
 from tests.e2e.parts import FAST, Parts, active, eventually
 from tests.e2e.support import Up, alcor
 from tests.e2e.support import eventually as soon
-from tests.support.cassandra import CassandraCluster
+from tests.support.cassandra import CassandraCluster, SecureCluster, administer
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(600)]
 
 CLIENTS = 12
 #: what each instance has to answer before the next thing dies, and seconds after a node's death in which it may refuse
-ANSWERS, WINDOW = (200, 12.0) if os.environ.get("PROFILE") == "long" else (15, 8.0)
+LONG = os.environ.get("PROFILE") == "long"
+ANSWERS, WINDOW = (200, 12.0) if LONG else (15, 8.0)
 
 
 def test_two_instances_are_one_and_their_server_keeps_what_they_were_told(tmp_path: Path) -> None:
@@ -49,11 +50,30 @@ def test_two_instances_are_one_and_their_server_keeps_what_they_were_told(tmp_pa
 
 async def test_a_node_dies_in_a_storm_and_two_are_away_and_come_back(tmp_path: Path) -> None:
     with CassandraCluster() as cluster:
-        await _outlives(cluster, tmp_path / "data")
+        await _outlives(cluster, cluster.nodes[0].url("storm"), tmp_path / "data")
 
 
-async def _outlives(cluster: CassandraCluster, data: Path) -> None:
-    url, now = cluster.nodes[0].url("storm"), asyncio.get_running_loop().time
+@pytest.mark.skipif(not LONG, reason="PROFILE=long: what the one before shows, with log-in and TLS everywhere")
+async def test_a_node_dies_where_everybody_has_a_role_and_a_certificate(tmp_path: Path) -> None:
+    with SecureCluster() as cluster:
+        administer(
+            cluster.nodes[0],
+            "CREATE KEYSPACE storm WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 3}",
+            "CREATE ROLE schema WITH PASSWORD = 'one' AND LOGIN = true",
+            "GRANT CREATE, ALTER, SELECT, MODIFY ON KEYSPACE storm TO schema",
+            "CREATE ROLE api WITH PASSWORD = 'other' AND LOGIN = true",
+            "GRANT SELECT, MODIFY ON KEYSPACE storm TO api",
+            "ALTER KEYSPACE system_auth WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 3}",
+        )
+        for node in cluster.nodes:
+            node.nodetool("repair", "-full", "-pr", "system_auth")
+        made = alcor("store", "init", ALCOR_STORE=cluster.url("schema:one", "storm"), timeout=240)
+        assert made.returncode == 0, made.stderr
+        await _outlives(cluster, cluster.url("api:other", "storm"), tmp_path / "data")
+
+
+async def _outlives(cluster: CassandraCluster, url: str, data: Path) -> None:
+    now = asyncio.get_running_loop().time
     async with Parts(data, hosts=1, store=url, instances=2) as parts:
         parts.start("nats", "api")
         await eventually(lambda: _ready(parts.http, ""), 120, "the first instance")

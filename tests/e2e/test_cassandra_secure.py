@@ -13,9 +13,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
-from cassandra.policies import WhiteListRoundRobinPolicy
 
 from cli.cassandra.node import CENTER
 from planes.store.cassandra import cql
@@ -24,7 +21,7 @@ from planes.store.protocol import Batch, Unavailable, Values, Write
 from planes.store.schema import FREE, GUARDED, TABLES
 from tests.e2e.parts import eventually
 from tests.e2e.support import ROOT, alcor, environment
-from tests.support.cassandra import CassandraServer, SecureNode
+from tests.support.cassandra import CassandraServer, SecureNode, administer
 from tests.support.certificates import authority, signed
 from tests.support.nats import NatsServer
 from tests.support.ports import free_port
@@ -51,28 +48,6 @@ class Secure:
         asked = "&".join(f"{name}={value}" for name, value in pairs.items() if value is not None)
         return f"cassandra://{login}@127.0.0.1:{self.node.port}/{keyspace}?{asked}"
 
-    def administer(self, *statements: str) -> None:
-        """As the first superuser, which a new server makes a moment after its start."""
-        here = ExecutionProfile(WhiteListRoundRobinPolicy(["127.0.0.1"]))
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                with Cluster(
-                    ["127.0.0.1"],
-                    port=self.node.port,
-                    protocol_version=5,
-                    ssl_context=self.node.context(),
-                    auth_provider=PlainTextAuthProvider("cassandra", "cassandra"),
-                    execution_profiles={EXEC_PROFILE_DEFAULT: here},
-                ) as cluster:
-                    session = cluster.connect()
-                    for statement in statements:
-                        session.execute(statement)
-                return
-            except NoHostAvailable:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-
 
 def documented() -> list[str]:
     """The statements that docs/store.md tells an operator to run, for a cluster of this one server."""
@@ -89,7 +64,7 @@ def secure() -> Iterator[Secure]:
     with tempfile.TemporaryDirectory(prefix="alcor-secure-") as directory:
         made = Secure(Path(directory))
         with made.server:
-            made.administer(*documented())
+            administer(made.server, *documented())
             early = said("store", "init", url=made.url())
             assert "User alcor_api has no CREATE permission" in early
             done = alcor("store", "init", ALCOR_STORE=made.url("alcor_schema:one"))
@@ -135,7 +110,7 @@ async def test_the_role_of_the_api_can_do_all_that_the_adapter_does_and_no_more(
                 await store.session.execute(forbidden)
     finally:
         await store.close()
-        secure.administer(*(f"TRUNCATE alcor.{table.name}" for table in TABLES))  # no cloud can read such rows
+        administer(secure.server, *(f"TRUNCATE alcor.{table.name}" for table in TABLES))  # no cloud can read them
 
 
 async def test_a_role_without_the_right_to_migrate_says_so_and_leaves_the_way_free(
@@ -190,11 +165,11 @@ async def test_an_api_serves_with_that_role_and_says_when_a_right_is_taken(secur
         assert [port["id"] for port in listed] == [made["port"]["id"]]
         (await client.delete(f"/v2.0/ports/{made['port']['id']}")).raise_for_status()
         try:
-            secure.administer("REVOKE MODIFY ON KEYSPACE alcor FROM alcor_api")
+            administer(secure.server, "REVOKE MODIFY ON KEYSPACE alcor FROM alcor_api")
             reason = await eventually(lambda: _refusal(client, "User alcor_api has no MODIFY permission"), 30)
             assert reason.startswith("The store does not answer: the role of setting store lacks a right: ")
         finally:
-            secure.administer("GRANT MODIFY ON KEYSPACE alcor TO alcor_api")
+            administer(secure.server, "GRANT MODIFY ON KEYSPACE alcor TO alcor_api")
         await eventually(lambda: _ready(client), 30, "ready when the right is back")
 
 

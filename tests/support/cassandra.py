@@ -15,12 +15,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 
-from cli.cassandra.node import Node
+from cli.cassandra.node import CENTER, Node
+from tests.support.certificates import authority, signed
 from tests.support.ports import free_port
 
 #: of the nodes of a cluster
@@ -77,11 +79,14 @@ class CassandraServer:
 
     def knows(self, others: int) -> bool:
         """Whether the node has heard of so many others, with what they hold."""
-        here = ExecutionProfile(WhiteListRoundRobinPolicy([self.address]))
-        profiles = {EXEC_PROFILE_DEFAULT: here}
-        with Cluster([self.address], port=self.port, protocol_version=5, execution_profiles=profiles) as cluster:
-            rows = cluster.connect().execute("SELECT tokens FROM system.peers_v2").all()
+        rows = administer(self, "SELECT tokens FROM system.peers_v2")
         return [bool(row.tokens) for row in rows] == [True] * others
+
+    def nodetool(self, *arguments: str) -> str:
+        """What it says; the node has a port `jmx`."""
+        done = subprocess.run(self.node.nodetool(*arguments), capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, f"nodetool {arguments}: {done.stdout[-2000:]}{done.stderr[-2000:]}\n{self.said()}"
+        return done.stdout
 
     def kill(self) -> None:
         """As a power cut would, but for what the operating system holds."""
@@ -121,16 +126,54 @@ class CassandraServer:
         return "\n".join([f"The log of {self.address} ends:", *(line[:400] for line in end)])
 
 
+def administer(server: CassandraServer, *statements: str) -> list[Any]:
+    """As an operator does with `cqlsh` who reached this very server; what the last statement gave.
+
+    A server that asks for a log-in makes its first superuser a moment after its start, who is waited for.
+    """
+    here = ExecutionProfile(WhiteListRoundRobinPolicy([server.address]), request_timeout=120)
+    secure: dict[str, Any] = {}
+    if isinstance(server.node, SecureNode):
+        first = PlainTextAuthProvider("cassandra", "cassandra")
+        secure = {"ssl_context": server.node.context(), "auth_provider": first}
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with Cluster(
+                [server.address],
+                port=server.port,
+                protocol_version=5,
+                execution_profiles={EXEC_PROFILE_DEFAULT: here},
+                **secure,
+            ) as cluster:
+                session = cluster.connect()
+                rows: list[Any] = [session.execute(statement).all() for statement in statements][-1]
+                return rows
+        except NoHostAvailable:
+            if not secure or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
 class CassandraCluster:
     """Three nodes, each row on all of them. An error that leaves the block carries the end of their logs."""
 
     def __init__(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="alcor-cluster-"))
-        port, storage = free_port(addresses=ADDRESSES), free_port(addresses=ADDRESSES)
-        self.nodes = [
-            CassandraServer(node=Node(self._directory / address, port, storage, address, ADDRESSES, "400M"), brief=True)
-            for address in ADDRESSES
-        ]
+        self.directory = Path(tempfile.mkdtemp(prefix="alcor-cluster-"))
+        self._port, self._storage = free_port(addresses=ADDRESSES), free_port(addresses=ADDRESSES)
+        self.nodes = [self.node(address) for address in ADDRESSES]
+
+    def node(self, address: str, kind: type[Node] = Node, **more: str) -> CassandraServer:
+        """One that is not started; `more`: what its kind has beside."""
+        where, jmx = self.directory / address, free_port()
+        node = kind(where, self._port, self._storage, address, ADDRESSES, "400M", jmx=jmx, **more)
+        return CassandraServer(node=node, brief=True)
+
+    def join(self, address: str, **more: str) -> CassandraServer:
+        """Another node, at an address of its own; it has begun to start."""
+        self.nodes.append(self.node(address, JoiningNode, **more))
+        self.nodes[-1].begin()
+        return self.nodes[-1]
 
     def start(self, *nodes: CassandraServer) -> None:
         """Side by side: places and tokens are given, so that none waits for another."""
@@ -158,7 +201,61 @@ class CassandraCluster:
             node.kill()
             if error is not None:
                 error.add_note(node.said())
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class SecureCluster(CassandraCluster):
+    """Of nodes that ask clients and each other for certificates, and clients for a role."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ca = authority(self.directory, "ca")
+        self.client = signed(self.ca, "client", "127.0.0.1")
+
+    def node(self, address: str, kind: type[Node] = Node, **more: str) -> CassandraServer:
+        server = super().node(address, SecureNode, **more)
+        server.node.directory.mkdir()
+        return server
+
+    def __enter__(self) -> Self:
+        for node in self.nodes:
+            signed(self.ca, "node", node.address)
+            for name in ("ca", "client", "node"):
+                shutil.copy(self.directory / f"{name}.pem", node.node.directory)
+        return super().__enter__()
+
+    def url(self, login: str, keyspace: str) -> str:
+        plain = self.nodes[0].url(keyspace).replace("//", f"//{login}@", 1)
+        return f"{plain}&tls={self.ca}&cert={self.client}&key={self.client}"
+
+
+class PlacedNode(Node, frozen=True):
+    """It tells the others in which data center it is."""
+
+    center: str = CENTER
+
+    def prepare(self) -> Sequence[str]:
+        *command, main = super().prepare()
+        config, places = self.directory / "cassandra.yaml", self.directory / "cassandra-rackdc.properties"
+        places.write_text(f"dc={self.center}\nrack=rack1\n")
+        config.write_text(config.read_text().replace("SimpleSnitch", "GossipingPropertyFileSnitch"))
+        return [*command, f"-Dcassandra-rackdc.properties=file://{places}", main]
+
+
+class JoiningNode(Node, frozen=True):
+    """It takes its share of what a running cluster holds, or the place of a dead node (`replaces`, its address)."""
+
+    replaces: str = ""
+
+    def prepare(self) -> Sequence[str]:
+        *command, main = super().prepare()
+        config = self.directory / "cassandra.yaml"
+        lines = config.read_text().replace("auto_bootstrap: false", "auto_bootstrap: true").splitlines(keepends=True)
+        config.write_text("".join(line for line in lines if not line.startswith("initial_token:")))
+        command += ["-Dcassandra.ring_delay_ms=10000"]  # in which all who write must have heard of it
+        if self.replaces:
+            command += [f"-Dcassandra.replace_address_first_boot={self.replaces}"]
+        return [*command, main]
 
 
 class SecureNode(Node, frozen=True):
@@ -193,6 +290,12 @@ authorizer: CassandraAuthorizer
 client_encryption_options:
   enabled: true
   optional: false
+  require_client_auth: true
+  keystore: {directory}/node.pem
+  truststore: {directory}/ca.pem
+  ssl_context_factory: {{class_name: org.apache.cassandra.security.PEMBasedSslContextFactory}}
+server_encryption_options:
+  internode_encryption: all
   require_client_auth: true
   keystore: {directory}/node.pem
   truststore: {directory}/ca.pem
