@@ -5,6 +5,7 @@ nothing of why something is wanted. What an earlier process left behind is dropp
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 from agent.core.instructions import Program
 from planes.data.driver import ORDER, Spec, SpecKey
@@ -16,6 +17,10 @@ RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 COST = {"port": 8, "network": 64}
 #: of a program that brings something, this part at most removes: who waits for a port does not wait for removals
 SHARE = 4
+
+
+#: what a program is made of: by key what to put, None: to drop
+Chosen = dict[SpecKey, Spec | None]
 
 
 class Failure:
@@ -39,8 +44,8 @@ class Plan:
         #: held since before this process, and not wanted so far
         self.leftover: set[SpecKey] = set()
         self.busy: Program | None = None
-        #: what the driver is working on, drops before puts: nobody knows what it holds of these
-        self._at_work: dict[SpecKey, None] = {}
+        #: what the driver is working on, drops (None) before puts: nobody knows what it holds of these
+        self._at_work: Chosen = {}
         #: what differs: to be put, to be dropped
         self._to_put: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
         self._to_drop: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
@@ -64,18 +69,17 @@ class Plan:
         self.failed.pop(key, None)
         self._mark(key)
 
-    def want_all(self, specs: Mapping[SpecKey, Spec]) -> None:
-        """From now on these should exist; many at once."""
-        news = [key for key, spec in specs.items() if self.desired.get(key) != spec]
-        self.desired.update(specs)
-        self.leftover.difference_update(news)
+    def want_all(self, kind: str, specs: Mapping[SpecKey, Spec]) -> None:
+        """From now on these of one kind should exist; many at once."""
+        news = {key: spec for key, spec in specs.items() if self.desired.get(key) != spec}
+        self.desired.update(news)
+        self._to_put[kind].update(news)
+        for known in (self.leftover, self._to_drop[kind]):
+            if known:
+                known.difference_update(news)
         if self.failed:
             for key in news:
                 self.failed.pop(key, None)
-        for kind in {key[0] for key in news}:
-            of_kind = [key for key in news if key[0] == kind]
-            self._to_put[kind].update(of_kind)
-            self._to_drop[kind].difference_update(of_kind)
 
     def opened(self, held: frozenset[SpecKey]) -> None:
         """The driver is ready and holds this, of unknown content."""
@@ -98,47 +102,46 @@ class Plan:
         if self.busy is not None:
             return None
         fresh = _choose(self._to_put, ORDER, limit, self._next_puts)
-        room = limit // SHARE if fresh else limit
-        drops = _choose(self._to_drop, ORDER[::-1], room, self._next_drops)
+        drops = _choose(self._to_drop, ORDER[::-1], limit // SHARE if fresh else limit, self._next_drops)
         if fresh or drops:
-            self.busy = Program(tuple([self.desired[key] for key in fresh]), tuple(drops))
-            self._at_work = dict.fromkeys([*drops, *fresh])
+            self.busy = Program(tuple(cast("dict[SpecKey, Spec]", fresh).values()), tuple(drops))
+            self._at_work = drops | fresh
         return self.busy
 
-    def _next_puts(self, keys: set[SpecKey], limit: int) -> list[SpecKey]:
+    def _next_puts(self, keys: set[SpecKey], limit: int) -> Chosen:
         """Remove from the set up to `limit` keys that differ, and those met on the way that do not."""
-        taken: list[SpecKey] = []
+        taken: Chosen = {}
         desired, applied = self.desired, self.applied
         while keys and len(taken) < limit:
             key = keys.pop()
-            if applied.get(key) != desired.get(key):
-                taken.append(key)
+            spec = desired.get(key)
+            if applied.get(key) != spec:
+                taken[key] = spec
         return taken
 
-    def _next_drops(self, keys: set[SpecKey], limit: int) -> list[SpecKey]:
+    def _next_drops(self, keys: set[SpecKey], limit: int) -> Chosen:
         """The same of what is to go."""
-        taken: list[SpecKey] = []
+        taken: Chosen = {}
         while keys and len(taken) < limit:
             key = keys.pop()
             if key in self.applied:
-                taken.append(key)
+                taken[key] = None
         return taken
 
     def done(self, errors: Mapping[SpecKey, str], now: float) -> list[SpecKey]:
         """The driver is done with the last program. Returns its keys."""
         program, self.busy = self.busy, None
-        keys, self._at_work = list(self._at_work), {}
+        work, self._at_work = self._at_work, {}
         if program is None:
             return []
-        specs = (*(None for _ in program.drops), *program.puts)
         if not errors and not self.failed:  # nearly always
-            self.applied.update(zip(keys, specs, strict=True))
+            self.applied.update(work)
             for key in program.drops:
                 del self.applied[key]
-            return keys
+            return list(work)
         recovered: set[bytes] = set()
         room = False
-        for key, spec in zip(keys, specs, strict=True):
+        for key, spec in work.items():
             if key in errors:
                 self._fail(key, errors[key], now)
                 continue
@@ -153,7 +156,7 @@ class Plan:
             if key[1] in recovered or (room and key[0] == "network"):  # what it may have needed is there now
                 failure.due = now
         self._set_retry()
-        return keys
+        return list(work)
 
     def _fail(self, key: SpecKey, text: str, now: float) -> None:
         tries = self.failed[key].tries + 1 if key in self.failed else 0
@@ -214,16 +217,13 @@ class Plan:
 
 
 def _choose(
-    waiting: Mapping[str, set[SpecKey]],
-    kinds: Iterable[str],
-    room: int,
-    take: Callable[[set[SpecKey], int], list[SpecKey]],
-) -> list[SpecKey]:
+    waiting: Mapping[str, set[SpecKey]], kinds: Iterable[str], room: int, take: Callable[[set[SpecKey], int], Chosen]
+) -> Chosen:
     """Up to `room` objects, kind by kind, where a slow one counts for many; one at least."""
-    chosen: list[SpecKey] = []
+    chosen: Chosen = {}
     for kind in kinds:
         cost = COST.get(kind, 1)
-        keys = take(waiting[kind], room // cost or not chosen)
-        room -= len(keys) * cost
-        chosen += keys
+        taken = take(waiting[kind], room // cost or not chosen)
+        room -= len(taken) * cost
+        chosen.update(taken)
     return chosen

@@ -35,6 +35,7 @@ from agent.core.objects import Objects, Verdict, part_of
 from agent.core.plan import Plan
 from agent.core.repairs import Repairs
 from agent.core.scopes import Pulling, Scopes
+from agent.core.strangers import Strangers
 from agent.core.sync import Syncs
 from agent.core.translate import Goals
 from agent.core.wants import Wants
@@ -50,10 +51,8 @@ from planes.goalstate.messages import (
     ObjectKind,
     Page,
     Port,
-    Pull,
     What,
 )
-from planes.model.addresses import bucket
 
 #: most reasons in one beat
 REASONS = 20
@@ -75,6 +74,7 @@ class AgentState:
         self.scopes = Scopes(self.context, self._take_page, self._complete)
         self.membership = Membership(self.context, self._registered, saved)
         self.acks = Acks(self.context, self.plan, self.goals, self.membership.supersede)
+        self.strangers = Strangers(self.context, self.goals, self.scopes)
         self.syncs = Syncs(self.context, self.objects, self.scopes, self.membership.supersede)
         self._driver_open = False
         self._opening = 0
@@ -107,7 +107,7 @@ class AgentState:
             "sync": lambda name: self.syncs.ask(),
             "beacons": lambda name: self.syncs.missed(),
             "gap": lambda name: self.syncs.gap(cast(Scope, name[1])),
-            "peers": lambda name: self._ask_peers(cast(Scope, name[1])),
+            "peers": lambda name: self.strangers.ask(cast(Scope, name[1])),
             "listen": lambda name: self.scopes.listen_again(cast(Scope, name[1])),
             "pull": lambda name: self.scopes.pump(),
             "page": lambda name: None,  # any event has it taken
@@ -304,9 +304,9 @@ class AgentState:
                 self._moved = True
             self.goals.put(item)
             if isinstance(item, Neighbour):
-                self._want_peer(item)
+                self.strangers.named(item)
             elif isinstance(item, Gone) and item.kind == ObjectKind.PEER:
-                self._want_peers(item.scope)  # its coming back may be missed
+                self.strangers.look(item.scope)  # its coming back may be missed
         elif verdict is Verdict.SAME and mine is not None and not named:
             self.acks.repeat(mine, author, sent, received)
             self._moved = True
@@ -334,34 +334,8 @@ class AgentState:
             self.syncs.soon(self.context.options.look_again)
         if scope[0] == What.NETWORK:
             self.syncs.followed(scope)
-            self.context.timers.set_once(("peers", scope), self.context.now + self.context.options.gap_after)
+            self.strangers.look(scope[1])
         self._swept = self._moved = True
-
-    # -- peers that neighbours name and nobody described ------------------------------------------------------------
-
-    def _want_peer(self, item: Neighbour) -> None:
-        view = self.goals.networks.get(item.network)
-        if view is not None and item.host not in view.peers and item.host != self.context.options.host:
-            self._want_peers(item.network)
-
-    def _want_peers(self, network: bytes) -> None:
-        scope: Scope = (What.NETWORK, network)
-        self.context.timers.set_once(("peers", scope), self.context.now + self.context.options.gap_after)
-
-    def _ask_peers(self, scope: Scope) -> None:
-        """A page that brings a neighbour brings its peer."""
-        interest, view = self.scopes.interests.get(scope), self.goals.networks.get(scope[1])
-        if interest is None or view is None or not interest.whole:
-            return
-        missing = set(view.missing_peers(self.context.options.host))
-        interest.missing = {host: tries for host, tries in interest.missing.items() if host in missing}
-        for host in sorted(missing)[: self.context.options.pulls_at_once]:
-            interest.missing[host] = interest.missing.get(host, 0) + 1
-            ip = min(view.behind[host])
-            self.scopes.pull(Pull(What.BUCKET, scope[1], bucket(ip), max(view.neighbours[ip].rev - 1, 1)))
-        if missing:
-            tries = max(interest.missing.values())
-            self.context.timers.set(("peers", scope), self.context.now + self.context.backoff(tries, 0.5, 60.0))
 
     # -- replies, the driver, timers --------------------------------------------------------------------------------
 

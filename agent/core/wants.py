@@ -66,7 +66,7 @@ class Wants:
         self._postponed -= free
         remotes = [key for key in dirty if key[0] == "remote"]
         specs = goals.remotes(remotes)
-        self._plan.want_all(specs)
+        self._plan.want_all("remote", specs)
         for key in remotes if len(specs) < len(remotes) else ():
             if key not in specs:
                 self._plan.want(key, None)
