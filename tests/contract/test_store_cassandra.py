@@ -175,6 +175,7 @@ async def test_nobody_there_is_a_sentence() -> None:
         await CassandraStore("cassandra://127.0.0.1:1/alone").open()
 
 
+@pytest.mark.timeout(400)  # two starts of a server, which busy cores stretch
 async def test_a_server_that_was_away_is_found_again_and_has_what_was_answered() -> None:
     """A server of its own, killed in the middle of commits: every answer holds, no unknown outcome happens twice."""
     with CassandraServer(commitlog="batch") as server:
