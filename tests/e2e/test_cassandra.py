@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.parts import FAST, Parts, active, eventually
+from tests.e2e.parts import ECHO, FAST, Parts, active, eventually
 from tests.e2e.support import Up, alcor
 from tests.e2e.support import eventually as soon
 from tests.support.cassandra import CassandraCluster, SecureCluster, administer
@@ -59,17 +59,17 @@ async def test_a_node_dies_where_everybody_has_a_role_and_a_certificate(tmp_path
         administer(
             cluster.nodes[0],
             "CREATE KEYSPACE storm WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 3}",
-            "CREATE ROLE schema WITH PASSWORD = 'one' AND LOGIN = true",
-            "GRANT CREATE, ALTER, SELECT, MODIFY ON KEYSPACE storm TO schema",
-            "CREATE ROLE api WITH PASSWORD = 'other' AND LOGIN = true",
-            "GRANT SELECT, MODIFY ON KEYSPACE storm TO api",
+            "CREATE ROLE alcor_schema WITH PASSWORD = 'one' AND LOGIN = true",
+            "GRANT CREATE, ALTER, SELECT, MODIFY ON KEYSPACE storm TO alcor_schema",
+            "CREATE ROLE alcor_api WITH PASSWORD = 'other' AND LOGIN = true",
+            "GRANT SELECT, MODIFY ON KEYSPACE storm TO alcor_api",
             "ALTER KEYSPACE system_auth WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 3}",
         )
         for node in cluster.nodes:
             node.nodetool("repair", "-full", "-pr", "system_auth")
-        made = alcor("store", "init", ALCOR_STORE=cluster.url("schema:one", "storm"), timeout=240)
+        made = alcor("store", "init", ALCOR_STORE=cluster.url("alcor_schema:one", "storm"), timeout=240)
         assert made.returncode == 0, made.stderr
-        await _outlives(cluster, cluster.url("api:other", "storm"), tmp_path / "data")
+        await _outlives(cluster, cluster.url("alcor_api:other", "storm"), tmp_path / "data")
 
 
 async def _outlives(cluster: CassandraCluster, url: str, data: Path) -> None:
@@ -113,6 +113,8 @@ async def _outlives(cluster: CassandraCluster, url: str, data: Path) -> None:
         made = await eventually(lambda: _created(parts, network), 120, "creates after the return")
         await active(parts, [made], 60)
         await _is_right(parts, storm, network)
+        if LONG:
+            await asyncio.sleep(ECHO)  # what was announced last is looked at once more
         for name in ("api", "api2"):
             parts.end(name)
     command = ("store", "check", "--fix", "--json")

@@ -23,6 +23,8 @@ pytestmark = [
 ]
 
 FOURTH, FIFTH = "127.0.0.4", "127.0.0.5"
+#: of two data centers
+BOTH = ("127.0.0.1", "127.0.0.2")
 
 
 async def test_a_cluster_is_repaired_grows_and_has_a_dead_node_replaced_under_load(tmp_path: Path) -> None:
@@ -75,20 +77,18 @@ async def _operated(cluster: CassandraCluster, data: Path) -> None:
 
 
 async def test_a_second_data_center_holds_copies_and_takes_over(tmp_path: Path) -> None:
-    addresses = ("127.0.0.1", "127.0.0.2")
-    port, storage = free_port(addresses=addresses), free_port(addresses=addresses)
+    port, storage = free_port(addresses=BOTH), free_port(addresses=BOTH)
     with tempfile.TemporaryDirectory(prefix="alcor-centers-") as directory:
         one, two = (
             CassandraServer(node=_placed(Path(directory) / center, port, storage, address, center), brief=True)
-            for address, center in zip(addresses, (CENTER, "dc2"), strict=True)
+            for address, center in zip(BOTH, (CENTER, "dc2"), strict=True)
         )
         with one, two:
             await _taken_over(one, two, tmp_path / "data")
 
 
 def _placed(directory: Path, port: int, storage: int, address: str, center: str) -> Node:
-    seeds = tuple(dict.fromkeys(("127.0.0.1", address)))
-    return PlacedNode(directory, port, storage, address, seeds, "400M", jmx=free_port(), center=center)
+    return PlacedNode(directory, port, storage, address, BOTH, "400M", jmx=free_port(), center=center)
 
 
 async def _taken_over(one: CassandraServer, two: CassandraServer, data: Path) -> None:
