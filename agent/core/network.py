@@ -55,16 +55,15 @@ class NetworkView:
             del self.at[item.mac]
         return item
 
-    def add_neighbour(self, item: Neighbour) -> None:
+    def add_neighbour(self, item: Neighbour) -> bool:
+        """Whether it is the first behind its host."""
         self.neighbours[item.ip] = item
-        self.behind.setdefault(item.host, set()).add(item.ip)
-
-    def move_neighbour(self, item: Neighbour) -> None:
-        """One that may have been there, behind the same host or another."""
-        old = self.neighbours.get(item.ip)
-        if old is not None and old.host != item.host:
-            _discard(self.behind, old.host, item.ip)
-        self.add_neighbour(item)
+        behind = self.behind.get(item.host)
+        if behind is None:
+            self.behind[item.host] = {item.ip}
+            return True
+        behind.add(item.ip)
+        return False
 
     def remove_neighbour(self, ip: bytes) -> Neighbour | None:
         item = self.neighbours.pop(ip, None)

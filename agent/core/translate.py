@@ -83,16 +83,21 @@ class Goals:
     def put(self, item: Object) -> None:
         """An object is there, or has a new revision; a tombstone removes."""
         if isinstance(item, Neighbour) and not self.flaws and not flaw(item):  # nearly everything is one
-            self._view(item.network).move_neighbour(item)
-            self.dirty.add(("remote", item.network, item.ip))
-            return
+            view = self._view(item.network)
+            old = view.neighbours.get(item.ip)
+            if old is None or old.host == item.host:
+                if view.add_neighbour(item):
+                    self._touch_use(item)
+                self.dirty.add(("remote", item.network, item.ip))
+                return
         self.remove(item)
         if isinstance(item, Gone):
             return
         if reason := flaw(item):
             self.flaws[item.key] = reason
         elif isinstance(item, Neighbour):
-            self._view(item.network).add_neighbour(item)
+            if self._view(item.network).add_neighbour(item):
+                self._touch_use(item)
         elif isinstance(item, Group):
             self.groups[item.id] = item
         elif isinstance(item, Port):
@@ -140,8 +145,8 @@ class Goals:
         elif kind == 4:
             if (peer := view.remove_peer(id_.decode(errors="replace"))) is not None:
                 self._touch_peer(peer)
-        else:
-            view.remove_neighbour(id_)
+        elif (neighbour := view.remove_neighbour(id_)) is not None and neighbour.host not in view.behind:
+            self._touch_use(neighbour)
 
     def forget_network(self, network: bytes) -> None:
         """Nobody here needs the network any more."""
@@ -185,6 +190,12 @@ class Goals:
         self.dirty.add(("peer", item.network, item.mac))
         behind = self.networks[item.network].behind.get(item.host, ())
         self.dirty.update(("remote", item.network, ip) for ip in behind)
+
+    def _touch_use(self, item: Neighbour) -> None:
+        """The first address behind a host has come, or the last has gone: its peer is of use, or not any more."""
+        peer = self.networks[item.network].peers.get(item.host)
+        if peer is not None:
+            self.dirty.add(("peer", item.network, peer.mac))
 
     def _touch_group(self, group: bytes) -> None:
         for network in self._users.get(group, ()):
@@ -252,7 +263,9 @@ class Goals:
             return self._port_spec(view, view.ports.get(what))
         if kind == "peer":
             host = view.at.get(what)
-            return PeerSpec(network, what, view.peers[host].vtep) if host and host != self._host else None
+            if not host or host == self._host or host not in view.behind:  # nothing stays of a host without addresses
+                return None
+            return PeerSpec(network, what, view.peers[host].vtep)
         return self.remotes([key]).get(key)
 
     def _policy_spec(self, network: bytes, view: NetworkView, identity: int) -> PolicySpec | None:

@@ -80,14 +80,13 @@ def dump(namespace: str) -> set[str]:
         for one in _ask(namespace, "ip -j route show table all")
         if one.get("protocol") != "kernel"
     }
-    neighbours = [
-        one for one in _ask(namespace, "ip -j -4 neigh show nud permanent") if "PERMANENT" in one.get("state", ())
-    ]
-    lines |= {f"neighbour {one['dst']} {one['dev']} {one['lladdr']}" for one in neighbours}
-    used = {one["lladdr"] for one in neighbours}
-    # A host is told of every peer of a network, and never that one is of no use now.
+    lines |= {
+        f"neighbour {one['dst']} {one['dev']} {one['lladdr']}"
+        for one in _ask(namespace, "ip -j -4 neigh show nud permanent")
+        if "PERMANENT" in one.get("state", ())
+    }
     forwarding = _ask(namespace, "bridge -j fdb show dev vx")
-    lines |= {f"tunnel {one['mac']} {one.get('dst')}" for one in forwarding if one["mac"] in used}
+    lines |= {f"tunnel {one['mac']} {one['dst']}" for one in forwarding if "dst" in one}
     return lines | set(_filters(_ask(namespace, "nft -j list ruleset")["nftables"]))
 
 

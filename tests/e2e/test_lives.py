@@ -11,8 +11,8 @@ from planes.bus.protocol import Incoming
 from planes.data.linux import namespaces
 from planes.goalstate import codec
 from planes.goalstate.messages import Goal, Neighbour, Peer
-from planes.model.addresses import ip_text
-from tests.e2e.kernels import settled
+from planes.model.addresses import ip_text, vtep_mac
+from tests.e2e.kernels import dump, settled
 from tests.e2e.parts import Parts, active, eventually
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(120)]
@@ -142,6 +142,33 @@ async def test_a_host_that_comes_back_under_another_address_is_told_once_per_net
         await asyncio.sleep(3)
         assert parts.end("api") == 0
         assert await settled(parts) == []
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["alive", "gone for good"])
+async def test_nothing_of_a_host_without_ports_stays_on_the_others(tmp_path: Path, dead: bool) -> None:
+    async with Parts(tmp_path / "data", hosts=3) as parts:
+        await parts.up()
+        network = await parts.network()
+        kept = [await parts.port(network, host) for host in ("h1", "h2")]
+        moved, gone = [await parts.port(network, "h3") for _ in range(2)]
+        end = f"tunnel {vtep_mac((await parts.host('h3'))['number']).hex(':')} {parts.wires.vteps['h3']}"
+        await eventually(lambda: _carry(parts, {"h1", "h2"}, end), 10, "h3 is known")
+        if dead:
+            parts.kill("h3")
+        body = {"port": {"binding:host_id": "h1"}}
+        assert (await parts.http.put(f"/v2.0/ports/{moved['id']}", json=body)).status_code == 200
+        assert (await parts.http.delete(f"/v2.0/ports/{gone['id']}")).status_code == 204
+        await eventually(lambda: _carry(parts, set(), end), 40, "h3 is forgotten")
+        await active(parts, [port["id"] for port in (*kept, moved)])
+        await asyncio.sleep(3)
+        assert parts.end("api") == 0
+        assert [line for line in await settled(parts) if not line.startswith("h3")] == []
+
+
+async def _carry(parts: Parts, hosts: set[str], line: str) -> bool:
+    """Whether just these of the first two hosts have this line in their kernels."""
+    names = {host: namespaces.names(f"{parts.layout.cloud(host)}-") for host in ("h1", "h2")}
+    return {host for host, found in names.items() if any(line in dump(name) for name in found)} == hosts
 
 
 async def _says(parts: Parts, name: str, words: str, times: int = 1) -> bool:

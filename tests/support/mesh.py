@@ -274,10 +274,10 @@ class Mesh:
         kernel = Kernel()
         for spec in sorted(specs, key=lambda spec: spec.key[0] != "network"):
             _put(kernel, spec)
-        return _used(kernel.dump())
+        return kernel.dump()
 
     def held(self, host: str) -> str:
-        return _used(self.drivers[host].dump())
+        return self.drivers[host].dump()
 
     async def check(self) -> None:
         """Every kernel is what the store says; every bound port of a living host is answered for."""
@@ -300,10 +300,3 @@ def _put(kernel: Kernel, spec: Spec) -> None:
         kernel.networks[key[1]] = KernelNetwork(spec)  # type: ignore[arg-type]
     else:
         kernel.networks[key[1]].put(spec)
-
-
-def _used(dump: str) -> str:
-    """Without peers that no address lies behind: a host is told of them and never that they are of no use now."""
-    lines = dump.splitlines()
-    via = {(line.split()[0], line.split()[-1]) for line in lines if " remote " in line}
-    return "\n".join(line for line in lines if line.split()[1] != "peer" or (line.split()[0], line.split()[2]) in via)
