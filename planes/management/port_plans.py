@@ -26,7 +26,7 @@ from planes.model.addresses import (
     parse_mac,
 )
 from planes.model.enums import Kind
-from planes.model.errors import Invalid, not_found
+from planes.model.errors import Conflict, Invalid, not_found
 from planes.model.ids import Id, home_of, parse, text
 from planes.model.requests import AddressPair, FixedIp, PortCreate
 from planes.model.resources import Group, Identity, Network, NetworkState, Subnet
@@ -197,7 +197,11 @@ async def identity(context: Context, network: Network, groups: tuple[Id, ...]) -
             raise not_found("network", text(network.id))
         number = 1 + max((row.number for _, row in draft.all(Kind.IDENTITY)), default=0)
         if number > MAX_IDENTITY:
-            raise Invalid("The network has no room for another set of security groups.", "OverQuota")
+            raise Conflict(
+                f"Network {text(network.id)} has no number left for another set of security groups: each of the "
+                f"{MAX_IDENTITY} different sets that its ports ever had keeps its own.",
+                "OverQuota",
+            )
         draft.put(Kind.IDENTITY, key, Identity(number, groups, rev))
         return number
 

@@ -10,6 +10,7 @@ from planes.bus.protocol import Incoming
 from planes.control import reads
 from planes.goalstate import codec
 from planes.goalstate.messages import Ack, Applied, Goal, Gone, Identity, Object, ObjectKind, Port, Register, Span
+from planes.management import port_plans
 from planes.model.errors import Conflict
 from planes.model.ids import parse
 from planes.model.requests import FixedIp, GroupCreate, NetworkCreate, PortCreate, PortUpdate, SubnetCreate
@@ -303,6 +304,34 @@ def test_groups_have_numbers_that_never_change_their_meaning(tmp_path: Path) -> 
                 known.add(item.number)
             elif isinstance(item, Port):
                 assert item.identity in known
+
+    play(tmp_path, story)
+
+
+def test_when_all_numbers_are_given_away_a_new_set_is_refused_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I2: no number is given away twice, also not one that no port has any more."""
+    monkeypatch.setattr(port_plans, "MAX_IDENTITY", 3)
+
+    async def story(mesh: Mesh) -> None:
+        net, cloud = await network(mesh), mesh.clouds["c1"]
+        groups = [(await cloud.groups.create(caller(), [GroupCreate(name=name)]))[0].id for name in "abcd"]
+
+        async def wear(group: str, by: str = "c1") -> int:
+            wanted = PortUpdate(security_groups=(group,))
+            await mesh.clouds[by].ports.update(caller(), made.id, wanted, None)
+            return (await mesh.ports())[0].identity
+
+        wanted = PortCreate(network_id=net.id, host_id="h1", security_groups=(groups[0],))
+        (made,) = await cloud.ports.create(caller(), [wanted])
+        numbers = [await wear(group) for group in groups[:3]]
+        assert numbers == [1, 2, 3]
+        for by in ("c1", "c2"):
+            with pytest.raises(Conflict, match="no number left for another set of security groups") as caught:
+                await wear(groups[3], by)
+            assert caught.value.type_name == "OverQuota"
+        assert [await wear(group, "c2") for group in groups[:3]] == numbers
 
     play(tmp_path, story)
 
