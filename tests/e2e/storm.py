@@ -13,6 +13,8 @@ import httpx
 from tests.e2e.parts import Parts
 
 CLIENTS = 64
+#: ports that a client keeps at most
+MINE = 15
 
 
 class Storm:
@@ -35,7 +37,7 @@ class Storm:
         mine: list[str] = []
         while self.left > 0:
             self.left -= 1
-            if mine and chance.random() < 0.48:
+            if len(mine) >= MINE or (mine and chance.random() < 0.48):
                 await self._delete(mine.pop(chance.randrange(len(mine))))
             else:
                 mine.append(await self._create(chance.choice(self.parts.hosts)))

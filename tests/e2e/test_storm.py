@@ -12,12 +12,12 @@ from tests.e2e.kernels import settled
 from tests.e2e.parts import ECHO, Parts, Pings, done, eventually
 from tests.e2e.storm import Storm
 
-pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(600)]
-
 LONG = os.environ.get("PROFILE") == "long"
-REQUESTS = 20_000 if LONG else 2_000
+pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(7200 if LONG else 900)]
+
+REQUESTS = 100_000 if LONG else 10_000
 #: requests between two kills
-EVERY = 300
+EVERY = 1_000
 
 
 async def _killer(parts: Parts, storm: Storm) -> list[str]:
