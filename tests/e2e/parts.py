@@ -261,12 +261,16 @@ class Pings:
         self._process.wait(5)
 
     def result(self) -> tuple[int, list[str]]:
-        """How many were answered, and what was not and after when; what is on its way at the end is neither."""
+        """How many were answered, and how many in a row were not and after when; the last on its way is neither."""
         answered: dict[int, float] = {}
         last = 0
         for at, text in re.findall(r"\[([\d.]+)\].* icmp_seq=(\d+) ttl", self._out.read_text()):
             step = (int(text) - last + 0x8000) % 0x10000 - 0x8000  # the number has 16 bits, and answers may overtake
             answered[last + step] = float(at)
             last = max(last, last + step)
-        lost = set(range(1, last + 1)) - answered.keys()
-        return len(answered), [f"{number} after {answered.get(number - 1, 0.0)}" for number in sorted(lost)]
+        lost: dict[int, int] = {}
+        first = 0
+        for number in sorted(set(range(1, last + 1)) - answered.keys()):
+            first = number if number == 1 or number - 1 in answered else first
+            lost[first] = lost.get(first, 0) + 1
+        return len(answered), [f"{count} after {answered.get(first - 1, 0.0)}" for first, count in lost.items()]

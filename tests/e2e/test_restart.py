@@ -84,7 +84,7 @@ async def test_in_sync_soon_and_no_packet_lost(
         with capsys.disabled():
             words = ", ".join(f"{seconds:.2f}" for seconds in took)
             print(f"\nrestart with {count} ports: in sync {words} s after the start of its process; {answered} pings")
-        assert lost == [], f"{len(lost)} of {answered}: {lost}"
+        assert lost == [], f"of {answered}: {lost}"
         assert answered > 100
         assert parts.end("api") == 0
         wrong = await settled(parts)
