@@ -6,7 +6,8 @@ while (`quarantine`), so that a late packet or message never meets a new owner.
 """
 
 import random
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 
 from planes.model.enums import Kind
 from planes.model.errors import OverQuota
@@ -47,6 +48,26 @@ def _take(numbers: Sequence[int], owners: Sequence[bytes], now: int = 0, quarant
         return given
 
     return apply
+
+
+def _by_home(owners: Sequence[bytes], limit: int) -> dict[int, list[bytes]]:
+    """Owners by the block of a quota where they look first. It follows from the id, so that who frees looks where who
+    claimed did; from its first 24 bits, so that ids made one after the other share a batch.
+    """
+    blocks, homes = max(1, _blocks(limit)), dict[int, list[bytes]]()
+    for owner in owners:
+        homes.setdefault(zlib.crc32(owner[:3]) % blocks, []).append(owner)
+    return homes
+
+
+def _blocks(limit: int) -> int:
+    return max(0, limit + BLOCK - 1) // BLOCK
+
+
+def _walk(start: int, limit: int) -> Iterator[int]:
+    """Every block of a quota once, from this one on."""
+    blocks = _blocks(limit)
+    return ((start + n) % blocks for n in range(blocks))
 
 
 class Slots:
@@ -97,30 +118,44 @@ class Slots:
         """One slot for each owner, below `limit` (−1: none needed). All, or OverQuota and none."""
         if limit < 0 or not owners:
             return
-        space, left = f"{project}/{resource}", list(owners)
-        for block in range((limit + BLOCK - 1) // BLOCK):
-            numbers = range(block * BLOCK, min(limit, (block + 1) * BLOCK))
-            done = await self._partitions.change(SLOTS, (space, block), _take(numbers, tuple(left)))
-            del left[: len(done.value)]
-            if not left:
-                return
-        await self.free_quota(project, resource, owners, limit)
-        raise OverQuota(f"Quota exceeded for resources: ['{resource}'].")
+        given: list[bytes] = []
+        for start, left in _by_home(owners, limit).items():
+            for block in _walk(start, limit):
+                numbers = range(block * BLOCK, min(limit, (block + 1) * BLOCK))
+                take = _take(numbers, tuple(left))
+                done = await self._partitions.change(SLOTS, (f"{project}/{resource}", block), take)
+                given += left[: len(done.value)]
+                del left[: len(done.value)]
+                if not left:
+                    break
+            else:
+                await self.free_quota(project, resource, given, limit)
+                raise OverQuota(f"Quota exceeded for resources: ['{resource}'].")
 
     async def free_quota(self, project: str, resource: str, owners: Sequence[bytes], limit: int) -> None:
-        """Free the slots of these owners, if they have any."""
-        for block in range((limit + BLOCK - 1) // BLOCK):
-            await self._free((f"{project}/{resource}", block), owners, keep=False)
+        """Free the slots of these owners, if they have any. Who has none, or one from before the limit was another,
+        costs a look at every block.
+        """
+        for start, members in _by_home(owners, limit).items():
+            left = set(members)
+            for block in _walk(start, limit):
+                left -= await self._free((f"{project}/{resource}", block), left, keep=False)
+                if not left:
+                    break
 
-    async def _free(self, partition: tuple[str, int], owners: Sequence[bytes], *, keep: bool) -> None:
+    async def _free(self, partition: tuple[str, int], owners: Iterable[bytes], *, keep: bool) -> set[bytes]:
+        """The owners that had one."""
         gone, now = frozenset(owners), self._partitions.now()
 
-        def apply(draft: Draft, _: int) -> None:
+        def apply(draft: Draft, _: int) -> set[bytes]:
+            freed: set[bytes] = set()
             for key, slot in list(draft.all(Kind.SLOT)):
                 if slot.owner in gone:
+                    freed.add(slot.owner)
                     if keep:
                         draft.put(Kind.SLOT, key, Slot(b"", now))
                     else:
                         draft.drop(Kind.SLOT, key)
+            return freed
 
-        await self._partitions.change(SLOTS, partition, apply)
+        return (await self._partitions.change(SLOTS, partition, apply)).value
