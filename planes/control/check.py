@@ -175,7 +175,7 @@ class Check:
         if finding.slot:
             await self._ground.partitions.change(SLOTS, finding.partition, _free(finding.slot))
         # What came after the first look is newer than the drops and stays; what went after the second, than the puts.
-        drops = [Write(table, where, key, None, seen) for table, where, key in finding.drop]
+        drops = [Write(table, where, key, None, finding.stamp or seen) for table, where, key in finding.drop]
         if writes := [*puts(list(finding.put), looked), *drops]:
             await self._store.write(writes)
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from planes.control import reads
 from planes.control.feed import MINUTE, Entry
-from planes.control.release import SHARED, Index, index_rows, part_of
+from planes.control.release import SHARED, Index, index_rows, part_of, said_before
 from planes.model.addresses import bucket
 from planes.model.enums import Kind
 from planes.model.ids import Id, bucket_of, home_of, is_ours, make_id, network_home, number_of, text
@@ -30,6 +30,7 @@ from planes.store.schema import (
     GROUPS,
     LEASES,
     NETWORKS,
+    PORT_STATUS,
     PORTS,
     SLOTS,
     Table,
@@ -37,7 +38,7 @@ from planes.store.schema import (
 from planes.store.slots import HOST_SPACE, VNI_SPACE
 
 #: the tables that are walked
-WALKED = (NETWORKS, PORTS, GROUPS, SLOTS, BY_PROJECT, BY_HOST, BY_DEVICE, BY_NAME, BY_GROUP, FEED)
+WALKED = (NETWORKS, PORTS, GROUPS, SLOTS, BY_PROJECT, BY_HOST, BY_DEVICE, BY_NAME, BY_GROUP, PORT_STATUS, FEED)
 #: ids of an index partition that are looked at together
 CHUNK = 500
 #: µs after which a change that waits for a host is no longer the echo's, and a feed row is overdue
@@ -49,10 +50,12 @@ Names = tuple[str, Values, Values]
 
 class Finding(Struct, frozen=True):
     """One fault, and what mends it: an `entry` for the echo, index rows to `put` or `drop`, an owner whose `slot` goes,
-    an address that its port gave up, as it was `seen`, to be marked so.
+    an address that its port gave up, as it was `seen`, to be marked so. `stamp`: of the drops, where the time of the
+    first look is not what orders that table's writes.
     """
 
-    #: claim, unconfirmed, unmarked, lost, index, unlisted, slot, half-deleted, unfinished, sealed, feed or unreadable
+    #: claim, unconfirmed, unmarked, lost, index, unlisted, said, slot, half-deleted, unfinished, sealed, feed or
+    #: unreadable
     rule: str
     table: str
     partition: Values
@@ -61,6 +64,7 @@ class Finding(Struct, frozen=True):
     entry: Entry | None = None
     put: tuple[Index, ...] = ()
     drop: tuple[Index, ...] = ()
+    stamp: int = 0
     slot: bytes = b""
     seen: Address | None = None
 
@@ -82,6 +86,7 @@ class Findings:
             PORTS.name: self._bucket,
             GROUPS.name: self._group,
             SLOTS.name: self._slots,
+            PORT_STATUS.name: self._said,
             FEED.name: self._feed,
         }
 
@@ -189,6 +194,23 @@ class Findings:
             says = f"port {text(port.id)}: {', '.join(map(_say, missing))} is missing"
             found.append(Finding("unlisted", PORTS.name, where, (port.id,), says, entry))
         return found
+
+    async def _said(self, where: Values) -> list[Finding]:
+        """What hosts said of ports that are no more: an ack that came after the port's end."""
+        found: list[Finding] = []
+        after: Values = ()
+        while True:
+            rows = (await self._store.read(PORT_STATUS, where, after=after, limit=CHUNK)).rows
+            live = await self._objects(Kind.PORT, list(dict.fromkeys(cast(bytes, row[0]) for row in rows)))
+            for row in rows:
+                id_, host, applied = cast(tuple[bytes, str, int], row[:3])
+                if id_ not in live:
+                    says = f"host {host} spoke of port {text(id_)}, which is not there"
+                    drop, stamp = ((PORT_STATUS, where, (id_, host)),), said_before(applied + 1)
+                    found.append(Finding("said", PORT_STATUS.name, where, (id_, host), says, drop=drop, stamp=stamp))
+            if len(rows) < CHUNK:
+                return found
+            after = rows[-1][:2]
 
     # -- numbers ----------------------------------------------------------------------------------------------------
 

@@ -54,10 +54,15 @@ def drops(rows: list[Index], rev: int) -> list[Write]:
     return [Write(table, partition, key, None, rev) for table, partition, key in rows]
 
 
+def said_before(rev: int) -> int:
+    """A stamp above those of all that hosts said of earlier revisions; see how acks are stamped."""
+    return rev << 12
+
+
 def _unsaid(port: Port, hosts: Iterable[str], rev: int) -> list[Write]:
     """Writes that remove what these hosts said about a port before this revision, which leads the stamps of acks."""
     where = place_of(port.id)
-    return [Write(PORT_STATUS, where, (port.id, host), None, rev << 12) for host in hosts if host]
+    return [Write(PORT_STATUS, where, (port.id, host), None, said_before(rev)) for host in hosts if host]
 
 
 def free_addresses(draft: Draft, port: Id, ips: Iterable[bytes], rev: int, now: int, *, live: bool) -> list[bytes]:

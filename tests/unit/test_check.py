@@ -14,10 +14,10 @@ from planes.control.release import index_rows
 from planes.management.cloud import Cloud, build
 from planes.management.context import ManagementConfig
 from planes.model.errors import Conflict
-from planes.model.ids import parse
+from planes.model.ids import bucket_of, number_of, parse
 from planes.model.requests import FixedIp, PortCreate, SubnetCreate
 from planes.store.protocol import Batch, Write
-from planes.store.schema import NETWORKS, PORTS
+from planes.store.schema import NETWORKS, PORT_STATUS, PORTS
 from planes.store.sqlite.store import SqliteStore
 from tests.support.cloud import caller, network_with_subnet, running
 from tests.support.invariants import violations
@@ -110,6 +110,22 @@ async def test_a_store_in_use_has_nothing_wrong_and_an_index_row_that_is_lost_co
     assert [finding.rule for finding in report.left] == ["unlisted"]
     assert (await check.run(fix=True)).left == []
     assert await violations(store) == []
+
+
+async def test_what_was_said_of_a_port_after_its_end_is_dropped(cloud: Cloud, store: Held) -> None:
+    network, _ = await network_with_subnet(cloud)
+    (kept, gone) = await cloud.ports.create(caller(), [PortCreate(network_id=network.id) for _ in range(2)])
+    await cloud.ports.delete(caller(), gone.id, None)
+    rev = cloud.plane.now()
+    for id_ in (parse(kept.id), parse(gone.id)):
+        where = (number_of(id_), bucket_of(id_))
+        await store.write([Write(PORT_STATUS, where, (id_, "h1"), (rev, 0, b""), (rev << 12) + 4095)])
+    report = await cloud.plane.check.run(fix=True)
+    assert [(finding.rule, finding.key) for finding in report.found] == [("said", (parse(gone.id), "h1"))]
+    assert report.left == []
+    id_ = parse(kept.id)
+    rows = (await store.read(PORT_STATUS, (number_of(id_), bucket_of(id_)))).rows
+    assert [row[0] for row in rows] == [id_]
 
 
 async def test_what_cannot_be_read_is_said_and_stops_nobody(cloud: Cloud, store: Held) -> None:
