@@ -15,7 +15,7 @@ from planes.control.feed import MINUTE, Entry
 from planes.control.release import SHARED, Index, index_rows, part_of, said_before
 from planes.model.addresses import bucket
 from planes.model.enums import Kind
-from planes.model.ids import Id, bucket_of, home_of, is_ours, make_id, network_home, number_of, text
+from planes.model.ids import Id, home_of, is_ours, make_id, network_home, number_of, place_of, text
 from planes.model.resources import Address, AddressState, NetworkState, Port, PortState
 from planes.store.partitions import View
 from planes.store.protocol import Store, Values
@@ -154,7 +154,7 @@ class Findings:
         claims = [(Kind.IP, key, a) for key, a in view.all(Kind.IP).items() if a.state != AddressState.FREE]
         claims += [(Kind.MAC, key, mac) for key, mac in view.all(Kind.MAC).items()]
         abroad = {claim.port for _, _, claim in claims if claim.port not in owners}
-        owners |= await reads.ports(self._store, sorted(id_ for id_ in abroad if (number, here) != _home(id_)))
+        owners |= await reads.ports(self._store, sorted(id_ for id_ in abroad if (number, here) != place_of(id_)))
         found = [
             finding
             for kind, key, claim in claims
@@ -341,10 +341,6 @@ def _absent(kind: int, id_: bytes, project: str, rows: Sequence[Index]) -> Entry
     """Undo the creation of something that is not there: so that its creator, should there be one, stops too."""
     network = make_id(network_home(number_of(Id(id_))), 0)
     return Entry(kind, (id_,), True, id_ if kind == Kind.NETWORK else network, project, _names(rows))
-
-
-def _home(id_: bytes) -> tuple[int, int]:
-    return number_of(Id(id_)), bucket_of(Id(id_))
 
 
 def _listed(project: str, kind: int, id_: bytes) -> Index:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from planes.model.enums import Kind
-from planes.model.ids import Id, bucket_of, number_of
+from planes.model.ids import Id, place_of
 from planes.model.resources import Address, Body, Port
 from planes.store.protocol import Store, Values
 from planes.store.rows import decode
@@ -46,7 +46,7 @@ _report = msgspec.msgpack.Decoder(Report).decode
 def _by_bucket(ids: Iterable[bytes]) -> dict[tuple[int, int], list[bytes]]:
     buckets: dict[tuple[int, int], list[bytes]] = {}
     for id_ in ids:
-        buckets.setdefault((number_of(Id(id_)), bucket_of(Id(id_))), []).append(id_)
+        buckets.setdefault(place_of(id_), []).append(id_)
     return buckets
 
 
