@@ -6,9 +6,7 @@ few seconds. It never invents: everything that it publishes or repairs was read 
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
-
-from msgspec import Struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from planes.control import fence, goals, reads
 from planes.control.feed import PARTS, Entry, Feed
@@ -34,25 +32,8 @@ _TABLES = {table.name: table for table in TABLES}
 VOID_LIFE = 3600 * 1_000_000
 
 
-#: ports that are looked at together: of one bucket's, a few reads tell all; the loop is held for some milliseconds
+#: ports that are looked at together: a few reads tell of all of one bucket; the loop is held for some milliseconds
 TOGETHER = 256
-
-
-class _Due(Struct, frozen=True, gc=False):
-    """An entry whose time has come."""
-
-    part: int
-    id: bytes
-    entry: Entry
-
-
-class _Ports(Struct):
-    """What the store knows of ports, and what is gathered to be done for them together."""
-
-    rows: dict[bytes, Port]
-    acked: set[bytes]  # their host has answered for their last revision
-    calm: list[Port] = []
-    writes: list[Write] = []
 
 
 class Echo:
@@ -85,9 +66,8 @@ class Echo:
         """Look at everything that is due in the parts that this instance holds."""
         # Side by side, so that the leases of all parts are renewed by few writes to the disk.
         parts = await asyncio.gather(*(self._due(part) for part in range(PARTS)))
-        later = await self._look([_Due(part, *each) for part, (due, _) in enumerate(parts) for each in due])
-        held = [(part, position) for part, (_, position) in enumerate(parts) if position]
-        await asyncio.gather(*(self._settle(part, position, later.get(part, [])) for part, position in held))
+        quiet = await self._quiet(entry for due, _ in parts for _, entry in due)
+        await asyncio.gather(*(self._part(part, *each, quiet) for part, each in enumerate(parts)))
 
     async def _due(self, part: int) -> tuple[list[tuple[bytes, Entry]], int]:
         try:
@@ -96,55 +76,53 @@ class Echo:
             log.warning("echo of part %d put off: %s", part, error)
             return [], 0
 
-    async def _settle(self, part: int, position: int, later: Sequence[Write]) -> None:
+    async def _part(self, part: int, due: Sequence[tuple[bytes, Entry]], position: int, quiet: Collection[int]) -> None:
+        self.counters["echoed"] += len(due)
         try:
-            await self._feed.settle(part, position, later)
+            if position:
+                left = [(id_, entry) for id_, entry in due if id(entry) not in quiet]
+                await self._feed.settle(part, position, await self._look(left))
         except AlcorError as error:
             log.warning("echo of part %d put off: %s", part, error)
 
-    async def _look(self, due: Sequence[_Due]) -> dict[int, list[Write]]:
-        """What is to be looked at again, by part."""
-        later: dict[int, list[Write]] = {}
-        for some in _together(due):
-            finished = await self._finish([each.entry for each in some])
-            for each, done in zip(some, finished, strict=True):
-                self.counters["echoed"] += 1
-                if not done:
-                    again = self._feed.again(each.id, each.entry)
-                    self.counters["again" if again else "given_up"] += 1
-                    if again:
-                        later.setdefault(each.part, []).append(again)
+    async def _quiet(self, entries: Iterable[Entry]) -> set[int]:
+        """By `id()`, the creations since which nothing has happened to a port: told once more, many by few reads.
+
+        There is nothing to mend, and nothing is done between what is read and what is said: whatever else a port
+        needs, it needs on its own.
+        """
+        done: set[int] = set()
+        for some in _together(entry for entry in entries if _is_quiet(entry)):
+            try:
+                rows = await reads.ports(self._store, [id_ for entry in some for id_ in entry.ids])
+                same = [entry for entry in some if all(_is_untouched(rows.get(id_)) for id_ in entry.ids)]
+                ports = [rows[id_] for entry in same for id_ in entry.ids]
+                await self._tell(ports, await self._acked(ports))
+                done.update(map(id, same))
+            except AlcorError as error:
+                log.info("echo of %d changes one by one: %s", len(some), error)
             await asyncio.sleep(0)
+        return done
+
+    async def _look(self, due: Sequence[tuple[bytes, Entry]]) -> list[Write]:
+        later: list[Write] = []
+        for id_, entry in due:
+            try:
+                finished = await self.finish(entry)
+            except AlcorError as error:
+                log.warning("echo of %s put off: %s", text(id_), error)
+                finished = False
+            if not finished:
+                again = self._feed.again(id_, entry)
+                self.counters["again" if again else "given_up"] += 1
+                if again:
+                    later.append(again)
         return later
-
-    async def _finish(self, entries: Sequence[Entry]) -> list[bool]:
-        """Whether each of them is finished; one that fails keeps none of the others."""
-        try:
-            ports = await self._read([id_ for entry in entries if entry.kind == Kind.PORT for id_ in entry.ids])
-            finished = [await self._tried(entry, ports) for entry in entries]
-            await self._tell(ports)
-        except AlcorError as error:
-            log.warning("echo of %d changes put off: %s", len(entries), error)
-            return [False for _ in entries]
-        return finished
-
-    async def _tried(self, entry: Entry, ports: _Ports) -> bool:
-        try:
-            return await (self._ports(entry, ports) if entry.kind == Kind.PORT else self._other(entry))
-        except AlcorError as error:
-            log.warning("echo of %s put off: %s", text(entry.ids[0]), error)
-            return False
 
     async def finish(self, entry: Entry) -> bool:
         """Finish or undo one change and publish it once more; False: look again later. Raises AlcorError."""
-        if entry.kind != Kind.PORT:
-            return await self._other(entry)
-        ports = await self._read(entry.ids)
-        finished = await self._ports(entry, ports)
-        await self._tell(ports)
-        return finished
-
-    async def _other(self, entry: Entry) -> bool:
+        if entry.kind == Kind.PORT:
+            return await self._ports(entry)
         if entry.kind == Kind.NETWORK:
             return await self._network(entry)
         if entry.kind == Kind.SUBNET:
@@ -153,22 +131,26 @@ class Echo:
 
     # -- ports ------------------------------------------------------------------------------------------------------
 
-    async def _read(self, ids: Sequence[bytes]) -> _Ports:
-        rows = await reads.ports(self._store, ids) if ids else {}
+    async def _acked(self, ports: Iterable[Port]) -> set[bytes]:
+        """Those of whose last revision their host has told."""
+        rows = {port.id: port for port in ports}
         said = await reads.statuses(self._store, rows.values())
-        return _Ports(rows, {id_ for id_, status in said.items() if status.applied >= rows[id_].goal_rev})
+        return {id_ for id_, status in said.items() if status.applied >= rows[Id(id_)].goal_rev}
 
-    async def _ports(self, entry: Entry, ports: _Ports) -> bool:
+    async def _ports(self, entry: Entry) -> bool:
+        rows = await reads.ports(self._store, entry.ids)
+        acked = await self._acked(rows.values())
+        calm: list[Port] = []
         finished = True
         for id_ in entry.ids:
-            port = ports.rows.get(id_)
+            port = rows.get(id_)
             if port is None:
                 await self._absent(entry, id_)
             elif port.state == PortState.LIVE and not port.leaving and not port.releasing:
-                finished &= await self._calm(port, entry, ports)
+                calm.append(port)
             else:
-                finished &= await self._port(port, entry, id_ in ports.acked)
-        return finished
+                finished &= await self._port(port, entry, id_ in acked)
+        return await self._calm(calm, entry, acked) and finished
 
     async def _port(self, port: Port, entry: Entry, acked: bool) -> bool:
         """A port that exists; True when nothing of it is left half done."""
@@ -182,28 +164,28 @@ class Echo:
             self._ground.publish_port(port)
             await self._neighbours([port])
             return False
-        alone = _Ports({port.id: port}, {port.id} if acked else set())
-        tidy = await self._calm(port, entry, alone)
-        await self._tell(alone)
+        tidy = await self._calm([port], entry, {port.id} if acked else set())
         if port.releasing and self._hosts.dead(port.host) and await self._hosts.fence(port.host):
             await self._releases.let_go(port.id, port.host, port.goal_rev)
         return tidy
 
-    async def _calm(self, port: Port, entry: Entry, ports: _Ports) -> bool:
-        """A live port that waits for no host: what it claimed is confirmed, and then told once more."""
-        tidy = await self._tidy(entry, port.id, port)
-        await self._confirm(port)
-        ports.writes += self._index(port, entry)
-        ports.calm.append(port)
+    async def _calm(self, ports: Sequence[Port], entry: Entry, acked: Collection[bytes]) -> bool:
+        """Live ports that wait for no host: what they claimed is confirmed and told once more."""
+        tidy, writes = True, []
+        for port in ports:
+            tidy &= await self._tidy(entry, port.id, port)
+            await self._confirm(port)
+            writes += self._index(port, entry)
+        if writes:
+            await self._store.write(writes)
+        await self._tell(ports, acked)
         return tidy
 
-    async def _tell(self, ports: _Ports) -> None:
-        for port in ports.calm:
-            if port.host and port.id not in ports.acked:
+    async def _tell(self, ports: Sequence[Port], acked: Collection[bytes]) -> None:
+        for port in ports:
+            if port.host and port.id not in acked:
                 self._ground.publish_port(port)
-        if ports.writes:
-            await self._store.write(ports.writes)
-        await self._neighbours(ports.calm)
+        await self._neighbours(ports)
 
     def _index(self, port: Port, entry: Entry) -> list[Write]:
         """The index names the port where it is, and not where an operation that failed wanted it to be.
@@ -396,17 +378,25 @@ class Echo:
         return True
 
 
-def _together(due: Sequence[_Due]) -> Iterator[list[_Due]]:
-    """The same in parts: ports of one bucket beside each other, everything else by itself."""
-    some: list[_Due] = []
+def _is_quiet(entry: Entry) -> bool:
+    """Whether it may be looked at with others: it claimed nothing outside its ports' home."""
+    return entry.kind == Kind.PORT and entry.create and not entry.buckets
+
+
+def _is_untouched(port: Port | None) -> bool:
+    return port is not None and port.rev == port.created
+
+
+def _together(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """The same in parts: those of one bucket beside each other."""
+    some: list[Entry] = []
     count = 0
-    for each in sorted(due, key=lambda each: each.entry.ids[0][8:]):
-        weight = len(each.entry.ids) if each.entry.kind == Kind.PORT else TOGETHER
-        if some and count + weight > TOGETHER:
+    for entry in sorted(entries, key=lambda entry: entry.ids[0][8:]):
+        if some and count + len(entry.ids) > TOGETHER:
             yield some
             some, count = [], 0
-        some.append(each)
-        count += weight
+        some.append(entry)
+        count += len(entry.ids)
     if some:
         yield some
 
