@@ -37,7 +37,7 @@ class Handlers:
         call.who.change.mark("accept")
         views = await self._service.create(call.who, wanted.items)
         seconds = 0
-        if self._c.waits:
+        if self._c.waits and "prefer" in call.headers:
             ports = self._edge.cloud.ports
             views, seconds = await self._edge.waiting(call, lambda n: ports.settled(call.who, views, n), views)
         body = encode(views if wanted.bulk else views[0])

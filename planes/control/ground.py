@@ -30,6 +30,10 @@ class Ground:
     async def network_view(self, number: int, *, fresh: bool = False) -> View:
         return await self.partitions.view(NETWORKS, (number,), fresh=fresh)
 
+    def known_network(self, number: int) -> View | None:
+        """Its view, if this instance has one at hand."""
+        return self.partitions.peek(NETWORKS, (number,))
+
     async def network(self, number: int) -> Network | None:
         """The network with this number, or None."""
         row: Network | None = (await self.network_view(number)).get(Kind.NETWORK)

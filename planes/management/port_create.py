@@ -173,11 +173,11 @@ class PortCreation:
 
     async def _open_bucket(self, fields: Fields, wish: Wish, avoid: frozenset[int]) -> tuple[int, Wish]:
         """A bucket with room for an address of the subnet, or of another subnet of the network when it is full."""
-        view = await self._c.ground.network_view(fields.network.number)
+        ground, now, number = self._c.ground, self._c.now(), fields.network.number
+        view = ground.known_network(number) or await ground.network_view(number)
         subnets = [wish.subnet]
         if not isinstance(fields.wanted.fixed_ips, tuple):
             subnets = port_plans.subnets_of(view) or subnets
-        now, number = self._c.now(), fields.network.number
         rested = now - int(self._c.config.quarantine * 1e6)
         # First beside what others are about to take; whether they do is not known, so then without.
         for before, share in ((rested, True), (rested, False), (now, False)):
@@ -185,7 +185,7 @@ class PortCreation:
                 for where in self._from_last(subnet):
                     if where in avoid:
                         continue
-                    known = await self._c.ground.bucket_view(number, where)
+                    known = await ground.bucket_view(number, where)
                     beside = self._taking.get((number, where), 0) if share else 0
                     if addressing.has_room(known, subnet, where, before, beside):
                         self._last[subnet.id] = where
@@ -210,7 +210,8 @@ class PortCreation:
     async def register_bucket(self, network: Network, where: int) -> None:
         """Make the bucket known to whoever deletes the network or takes a snapshot of it."""
         key = where.to_bytes(4, "big")
-        view = await self._c.ground.network_view(network.number)
+        ground = self._c.ground
+        view = ground.known_network(network.number) or await ground.network_view(network.number)
         if view.get(Kind.BUCKET, key) is None:
             await self._c.ground.change_network(network.id, network.number, fence.open_bucket(where))
 

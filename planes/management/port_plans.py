@@ -185,7 +185,8 @@ def identity_key(groups: tuple[Id, ...]) -> bytes:
 async def identity(context: Context, network: Network, groups: tuple[Id, ...]) -> int:
     """The number of a group set in a network, allocated (and published) before any port that needs it (rule I3)."""
     key = identity_key(groups)
-    row: Identity | None = (await context.ground.network_view(network.number)).get(Kind.IDENTITY, key)
+    view = context.ground.known_network(network.number) or await context.ground.network_view(network.number)
+    row: Identity | None = view.get(Kind.IDENTITY, key)
     if row is not None:
         return row.number
 
