@@ -1,5 +1,6 @@
 """Real servers that several test files use; each is started once per run, when the first test asks for it."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,3 +13,11 @@ def cassandra() -> Iterator[CassandraServer]:
     """A node with nothing in it but what tests of this process made; take a keyspace of your own."""
     with CassandraServer() as server:
         yield server
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of minutes are for PROFILE=long; without it they are not there, rather than skipped."""
+    if os.environ.get("PROFILE") != "long":
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]

@@ -12,7 +12,7 @@ from planes.control import fence, goals, reads
 from planes.control.feed import PARTS, Entry, Feed
 from planes.control.ground import Ground
 from planes.control.hosts import Hosts
-from planes.control.release import Releases, index_rows, puts
+from planes.control.release import Releases, index_rows, puts, unsaid
 from planes.control.snapshots import Snapshots
 from planes.goalstate.messages import Gone, ObjectKind
 from planes.model.addresses import bucket
@@ -23,7 +23,7 @@ from planes.model.resources import Address, AddressState, NetworkState, Port, Po
 from planes.store.partitions import Draft, View
 from planes.store.protocol import Store, Write
 from planes.store.rows import Mark, decode
-from planes.store.schema import BY_PROJECT, GROUPS, NETWORKS, PORTS, TABLES
+from planes.store.schema import BY_HOST, BY_PROJECT, GROUPS, NETWORKS, PORTS, TABLES
 from planes.store.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -277,7 +277,9 @@ class Echo:
     async def _unindex(self, entry: Entry, id_: bytes) -> None:
         stamp = self._now()
         mine = [row for row in entry.index if row[2] == (id_,)]
-        await self._store.write([Write(_TABLES[name], part, key, None, stamp) for name, part, key in mine])
+        hosts = [str(part[0]) for name, part, _ in mine if name == BY_HOST.name]
+        gone = [Write(_TABLES[name], part, key, None, stamp) for name, part, key in mine]
+        await self._store.write(gone + unsaid(Id(id_), hosts, stamp))
         resource, limit = self._quotas(entry.kind)
         await self._slots.free_quota(entry.project, resource, [id_], limit)
 

@@ -59,10 +59,9 @@ def said_before(rev: int) -> int:
     return rev << 12
 
 
-def _unsaid(port: Port, hosts: Iterable[str], rev: int) -> list[Write]:
+def unsaid(id_: Id, hosts: Iterable[str], rev: int) -> list[Write]:
     """Writes that remove what these hosts said about a port before this revision, which leads the stamps of acks."""
-    where = place_of(port.id)
-    return [Write(PORT_STATUS, where, (port.id, host), None, said_before(rev)) for host in hosts if host]
+    return [Write(PORT_STATUS, place_of(id_), (id_, host), None, said_before(rev)) for host in hosts if host]
 
 
 def free_addresses(draft: Draft, port: Id, ips: Iterable[bytes], rev: int, now: int, *, live: bool) -> list[bytes]:
@@ -129,7 +128,7 @@ class Releases:
 
         done = await self._ground.change_bucket(port.network, number, home, apply)
         rev = max(done.rev, port.rev) + 1
-        await self._store.write(drops(index_rows(port), rev) + _unsaid(port, (port.host, port.leaving), rev))
+        await self._store.write(drops(index_rows(port), rev) + unsaid(port.id, (port.host, port.leaving), rev))
         await self._slots.free_quota(port.project, "port", [port.id], self._port_quota)
 
     async def arrive(self, port: Port) -> Port | None:
@@ -163,7 +162,7 @@ class Releases:
             self._ground.publish_port(done.value, port.traceparent)
             if done.value.leaving != port.leaving and port.leaving != done.value.host:
                 gone: list[Index] = [(BY_HOST, (port.leaving,), (port.id,))]
-                forgotten = _unsaid(port, (port.leaving,), done.rev)
+                forgotten = unsaid(port.id, (port.leaving,), done.rev)
                 await self._store.write(drops(gone, done.rev + 1) + forgotten)
         return done.value
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -19,7 +18,7 @@ pytestmark = [
     pytest.mark.kernel,
     pytest.mark.server,
     pytest.mark.timeout(1500),
-    pytest.mark.skipif(os.environ.get("PROFILE") != "long", reason="PROFILE=long: minutes, and four servers"),
+    pytest.mark.long,
 ]
 
 FOURTH, FIFTH = "127.0.0.4", "127.0.0.5"

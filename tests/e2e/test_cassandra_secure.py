@@ -116,9 +116,10 @@ async def test_the_role_of_the_api_can_do_all_that_the_adapter_does_and_no_more(
 async def test_a_role_without_the_right_to_migrate_says_so_and_leaves_the_way_free(
     secure: Secure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cql, "MIGRATIONS", (("ALTER TABLE alcor.changes WITH comment = 'seen'",),))
+    step = f"from version {cql.VERSION} to {cql.VERSION + 1}"
+    monkeypatch.setattr(cql, "MIGRATIONS", (*cql.MIGRATIONS, ("ALTER TABLE alcor.changes WITH comment = 'seen'",)))
     monkeypatch.setattr(cql, "VERSION", cql.VERSION + 1)
-    words = "Keyspace alcor cannot be brought from version 1 to 2: ALTER TABLE alcor.changes: the role of setting store"
+    words = f"Keyspace alcor cannot be brought {step}: ALTER TABLE alcor.changes: the role of setting store"
     for _ in range(2):  # the second would wait for the lease, had the first kept it
         with pytest.raises(Unavailable, match=f"^{words} lacks a right: User alcor_api has no ALTER permission"):
             await asyncio.wait_for(CassandraStore(secure.url()).open(), 30)

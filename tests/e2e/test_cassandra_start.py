@@ -43,7 +43,7 @@ async def test_many_bring_an_older_keyspace_up_and_one_does_the_work(
 ) -> None:
     url, done = cassandra.url("rolled"), []
     await _opened(url)
-    monkeypatch.setattr(cql, "MIGRATIONS", (("ALTER TABLE rolled.changes WITH comment = 'seen'",),))
+    monkeypatch.setattr(cql, "MIGRATIONS", (*cql.MIGRATIONS, ("ALTER TABLE rolled.changes WITH comment = 'seen'",)))
     monkeypatch.setattr(cql, "VERSION", cql.VERSION + 1)
     execute = CassandraSession.execute
 
