@@ -14,10 +14,10 @@ from planes.model.ids import Id, place_of
 from planes.model.resources import Address, Body, Port
 from planes.store.protocol import Store, Values
 from planes.store.rows import decode
-from planes.store.schema import BY_HOST, PORT_STATUS, PORTS
+from planes.store.schema import BY_HOST, PORT_STATUS, PORTS, Table
 
-#: with more ids, or runs of ids, of one bucket than this, the bucket is read whole
-POINT_READS = 32
+#: ports of one bucket in one read
+TOGETHER = 200
 #: reads of one call under way at a time
 WIDTH = 32
 
@@ -52,38 +52,24 @@ def _by_bucket(ids: Iterable[bytes]) -> dict[tuple[int, int], list[bytes]]:
 
 async def ports(store: Store, ids: Sequence[bytes]) -> dict[bytes, Port]:
     """The rows of those ports that exist, by id, read from the store itself."""
-    kind, wanted = int(Kind.PORT), frozenset(ids)
-    asked: list[tuple[tuple[int, int], list[bytes]]] = []
+    rows = await _some(store, PORTS, (int(Kind.PORT),), ids)
+    return {cast(bytes, row[1]): decode(int(Kind.PORT), row[3]) for row in rows}
+
+
+async def _some(store: Store, table: Table, prefix: Values, ids: Iterable[bytes]) -> list[Values]:
+    """The rows of these ports, wherever they live: a read for each bucket."""
+    asked: list[tuple[tuple[int, int], Values]] = []
     for partition, members in _by_bucket(ids).items():
-        runs = _runs(members)
-        asked += [(partition, run) for run in runs] if len(runs) <= POINT_READS else [(partition, [])]
-    found = await _all(asked, lambda partition, run: _run(store, partition, run))
-    return {row[1]: decode(kind, row[3]) for rows in found for row in rows if row[1] in wanted}
-
-
-def _runs(ids: Iterable[bytes]) -> list[list[bytes]]:
-    """Ids that were made one after the other, together: in a bucket they mostly follow each other."""
-    runs: list[list[bytes]] = []
-    for id_ in sorted(ids):
-        if runs and runs[-1][0][:3] == id_[:3]:
-            runs[-1].append(id_)
-        else:
-            runs.append([id_])
-    return runs
-
-
-async def _run(store: Store, partition: tuple[int, int], run: Sequence[bytes]) -> list[Values]:
-    """The rows of these ports, and perhaps of some between them; of all ports of the bucket when none is named."""
-    kind = int(Kind.PORT)
-    if len(run) < 2:
-        return (await store.read(PORTS, partition, prefix=(kind, *run))).rows
-    rows: list[Values] = []
-    while run:
-        before = (int.from_bytes(run[0], "big") - 1).to_bytes(16, "big")
-        page = (await store.read(PORTS, partition, prefix=(kind,), after=(kind, before), limit=len(run))).rows
-        rows += page
-        run = [id_ for id_ in run if id_ > cast(bytes, page[-1][1])] if len(page) == len(run) else []
-    return rows
+        asked += [(partition, tuple(members[at : at + TOGETHER])) for at in range(0, len(members), TOGETHER)]
+    pages = await _all(
+        asked,
+        lambda partition, some: (
+            store.read(table, partition, prefix=prefix, among=some)
+            if len(some) > 1
+            else store.read(table, partition, prefix=prefix + some)
+        ),
+    )
+    return [row for page in pages for row in page.rows]
 
 
 async def _all(
@@ -100,12 +86,9 @@ async def _all(
 
 async def addresses(store: Store, partition: tuple[int, int], ips: Sequence[bytes]) -> dict[bytes, Address]:
     """Those address rows of one bucket that exist, read from the store itself."""
-    kind = int(Kind.IP)
-    if len(ips) <= POINT_READS:
-        rows = [row for ip in ips for row in (await store.read(PORTS, partition, prefix=(kind, ip))).rows]
-    else:
-        wanted = frozenset(ips)
-        rows = [row for row in (await store.read(PORTS, partition, prefix=(kind,))).rows if row[1] in wanted]
+    kind, rows = int(Kind.IP), list[Values]()
+    for at in range(0, len(ips), TOGETHER):
+        rows += (await store.read(PORTS, partition, prefix=(kind,), among=tuple(ips[at : at + TOGETHER]))).rows
     return {cast(bytes, row[1]): decode(kind, row[3]) for row in rows}
 
 
@@ -117,12 +100,7 @@ def _status(row: Sequence[Any]) -> Status:
 async def statuses(store: Store, rows: Iterable[Port]) -> dict[bytes, Status]:
     """What the binding host of each port last said of it, by port id."""
     hosts = {port.id: port.host for port in rows if port.host}
-    asked: list[tuple[tuple[int, int], Values]] = []
-    for partition, members in _by_bucket(hosts).items():
-        few = len(members) <= POINT_READS
-        asked += [(partition, (id_, hosts[Id(id_)])) for id_ in members] if few else [(partition, ())]
-    pages = await _all(asked, lambda partition, prefix: store.read(PORT_STATUS, partition, prefix=prefix))
-    said = [row for page in pages for row in page.rows]
+    said = await _some(store, PORT_STATUS, (), hosts)
     return {cast(bytes, row[0]): _status(row) for row in said if hosts.get(Id(cast(bytes, row[0]))) == row[1]}
 
 

@@ -214,14 +214,14 @@ class Context:
 
 
 async def _gathered(source: AsyncIterator[Sequence[bytes]], limit: int) -> AsyncIterator[Sequence[bytes]]:
-    """The same ids, as many together as a page may need, then more: ports of one bucket are read together."""
-    size = min(limit + 1, LIST_CHUNK) if limit else LIST_BOUND
+    """The same ids, as many together as a page needs, then more: ports of one bucket are read together."""
+    size = min(limit + 1, LIST_BOUND) if limit else LIST_BOUND
     held: list[bytes] = []
     async for chunk in source:
         held += chunk
-        if len(held) >= size:
-            yield held
-            held, size = [], min(2 * size, LIST_CHUNK) if limit else size
+        while len(held) >= size:
+            yield held[:size]
+            held, size = held[size:], max(size, min(2 * size, LIST_CHUNK))
     if held:
         yield held
 

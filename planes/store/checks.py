@@ -66,7 +66,7 @@ def check_writes(writes: Iterable[Write]) -> None:
             raise ValueError(f"{table.name}: a stamp is from 0 to 2^63 - 1, not {write.stamp}")
 
 
-def check_read(table: Table, partition: Values, prefix: Values, after: Values, limit: int) -> None:
+def check_read(table: Table, partition: Values, prefix: Values, after: Values, among: Values, limit: int) -> None:
     """Raise ValueError unless such a read makes sense."""
     _whole(table, "partition", table.partition, partition)
     for part, values in (("prefix", prefix), ("after", after)):
@@ -74,6 +74,11 @@ def check_read(table: Table, partition: Values, prefix: Values, after: Values, l
             if len(values) > len(table.clustering):
                 raise ValueError(f"{table.name}: {part} has {len(values)} values for {len(table.clustering)} columns")
             _whole(table, part, table.clustering[: len(values)], values)
+    if among:
+        if after or len(prefix) >= len(table.clustering):
+            raise ValueError(f"{table.name}: among is of the column behind the prefix, and not together with after")
+        for value in among:
+            _whole(table, "among", table.clustering[len(prefix) : len(prefix) + 1], (value,))
     if limit < 0:
         raise ValueError(f"{table.name}: limit is 0 (all) or more, not {limit}")
 

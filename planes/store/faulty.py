@@ -101,6 +101,7 @@ class FaultyStore:
         *,
         prefix: Values = (),
         after: Values = (),
+        among: Values = (),
         limit: int = 0,
         serial: bool = False,
     ) -> Partition:
@@ -114,7 +115,9 @@ class FaultyStore:
         await self._stir()
         if serial:
             await self.settle(table, partition)
-        return await self._inner.read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
+        return await self._inner.read(
+            table, partition, prefix=prefix, after=after, among=among, limit=limit, serial=serial
+        )
 
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         if before:

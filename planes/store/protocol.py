@@ -85,14 +85,17 @@ class Store(Protocol):
         *,
         prefix: Values = (),
         after: Values = (),
+        among: Values = (),
         limit: int = 0,
         serial: bool = False,
     ) -> Partition:
         """Statics and rows of one moment; where no row is found, the statics may be of a moment before.
 
         Rows come in clustering order: those whose clustering begins with `prefix`, after the clustering values `after`
-        (which may be shorter than the whole key), `limit` at most (0: all). `serial`: settles every conditional write
-        that the store has begun. One without an answer may begin later: only a guard that has changed shuts it out.
+        (which may be shorter than the whole key), `limit` at most (0: all). `among`, instead of `after`: only those
+        whose clustering goes on behind the prefix with one of these values, if any are given. `serial`: settles every
+        conditional write that the store has begun. One without an answer may begin later: only a guard that has changed
+        shuts it out.
 
         For a table without clustering the rows are empty. Raises Unavailable.
         """

@@ -40,11 +40,14 @@ class TimedStore:
         *,
         prefix: Values = (),
         after: Values = (),
+        among: Values = (),
         limit: int = 0,
         serial: bool = False,
     ) -> Partition:
         with _Watch(self, "read"):
-            return await self._inner.read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
+            return await self._inner.read(
+                table, partition, prefix=prefix, after=after, among=among, limit=limit, serial=serial
+            )
 
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         self.rows_written += 1 + len(before) + len(batch.puts) + len(batch.drops)

@@ -55,11 +55,12 @@ class Counting(FaultyStore):
         *,
         prefix: Values = (),
         after: Values = (),
+        among: Values = (),
         limit: int = 0,
         serial: bool = False,
     ) -> Partition:
         self.counts[SERIAL if serial and table.guard else READ] += 1
-        return await super().read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
+        return await super().read(table, partition, prefix=prefix, after=after, among=among, limit=limit, serial=serial)
 
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         self.counts[CONDITIONAL] += not before  # after its writes it comes again, alone

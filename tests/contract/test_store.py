@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from planes.store.cassandra.store import CassandraStore
 from planes.store.faulty import Fault, FaultyStore, Killed, script, seeded
-from planes.store.protocol import Batch, Partition, Store, Unavailable, UnknownOutcome, Values, Write
+from planes.store.protocol import Batch, Partition, Store, Unavailable, UnknownOutcome, Value, Values, Write
 from planes.store.schema import BY_GROUP, BY_HOST, BY_PROJECT, FEED, FREE, GUARDED, HOSTS, PORT_STATUS, PORTS, Table
 from planes.store.sqlite.store import SqliteStore
 
@@ -369,6 +369,30 @@ async def test_prefix_after_and_limit(store: Store, table: Table, keys: list[Val
                 assert found.exists == (bool(table.guard) or bool(expected))
 
 
+@pytest.mark.parametrize(
+    ("table", "keys", "prefix", "absent"),
+    [(PORTS, KEYS, (1,), b"none"), (PORTS, KEYS, (), 99), (PORT_STATUS, STATUS_KEYS, (), b"none")],
+    ids=["behind a prefix", "numbers", "with more behind"],
+)
+async def test_among(store: Store, table: Table, keys: list[Values], prefix: Values, absent: Value) -> None:
+    where, width = await _filled(store, table, keys), len(table.clustering)
+    ordered: list[Any] = sorted(keys)
+    values: list[Any] = sorted({key[len(prefix)] for key in ordered if key[: len(prefix)] == prefix})
+    for some in (values, values[:1], values[::2], [absent], [values[-1], absent, values[0], values[0]]):
+        expected = [key for key in ordered if key[: len(prefix)] == prefix and key[len(prefix)] in some]
+        for limit in (0, 1, 3):
+            found = await store.read(table, where, prefix=prefix, among=tuple(some), limit=limit)
+            assert [row[:width] for row in found.rows] == expected[: limit or None], (some, limit)
+            assert found.exists == (bool(table.guard) or bool(expected))
+
+
+async def test_many_among_many(store: Store) -> None:
+    where, keys = bucket(), [n.to_bytes(4, "big") for n in range(2000)]
+    await store.commit(batch(where, None, 1, *keys))
+    found = await store.read(PORTS, where, prefix=(1,), among=tuple(keys[::3]))
+    assert [row[1] for row in found.rows] == keys[::3]
+
+
 async def test_a_long_partition_comes_whole_and_in_order(store: Store) -> None:
     where = bucket()
     keys = [n.to_bytes(4, "big") for n in range(3000)]
@@ -397,6 +421,9 @@ async def test_what_was_written_is_read(store: Store) -> None:
         {"after": ("x",)},
         {"after": (None,)},
         {"limit": -1},
+        {"prefix": (1,), "among": ("x",)},
+        {"prefix": (1,), "among": (b"x",), "after": (1,)},
+        {"prefix": (1, b"x"), "among": (b"x",)},
     ],
 )
 async def test_a_read_that_makes_no_sense_is_a_clear_error(store: Store, bad: dict[str, Any]) -> None:

@@ -36,7 +36,9 @@ def statements(table: Table) -> list[str]:
     texts = []
     for prefix, beyond, limited in product(range(width + 1), range(width + 1), (False, True)):
         if prefix + beyond <= width:
-            texts.append(made.read(prefix, beyond, limited))
+            texts.append(made.read(prefix, beyond, False, limited))
+        if prefix < width and not beyond:
+            texts.append(made.read(prefix, 0, True, limited))
     if table.guard:
         texts.append(made.statics)
         texts += [made.guard((table.guard,)), made.guard(tuple(name for name, _ in table.statics))]

@@ -45,11 +45,12 @@ class SteadyStore:
         *,
         prefix: Values = (),
         after: Values = (),
+        among: Values = (),
         limit: int = 0,
         serial: bool = False,
     ) -> Partition:
         return await self._step(
-            self._inner.read(table, partition, prefix=prefix, after=after, limit=limit, serial=serial)
+            self._inner.read(table, partition, prefix=prefix, after=after, among=among, limit=limit, serial=serial)
         )
 
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:

@@ -168,7 +168,8 @@ async def test_a_commit_between_the_statics_and_the_rows_of_a_read_is_not_seen_b
 async def test_reads_seek_and_never_sort(store: SqliteStore, table: Table) -> None:
     statements, connection = sql.of(table.name), outside(store)
     width = len(table.clustering)
-    texts = [statements.read(p, a) for p in range(width + 1) for a in range(width - p + 1)]
+    texts = [statements.read(p, a, 0) for p in range(width + 1) for a in range(width - p + 1)]
+    texts += [statements.read(p, 0, 4) for p in range(width)]
     texts += [statements.partitions(True)] + ([] if table.guard else [statements.purge])
     for text in texts:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", (1,) * text.count("?"))]

@@ -100,12 +100,12 @@ class Statements:
         self.statics = (
             f"SELECT {distinct}{_names((*table.partition, *table.statics))} FROM {self._name} WHERE {self._at}"
         )
-        self._reads: dict[tuple[int, int, bool], str] = {}
+        self._reads: dict[tuple[int, int, bool, bool], str] = {}
         self._guards: dict[tuple[str, ...], str] = {}
 
-    def read(self, prefix: int, beyond: int, limited: bool) -> str:
-        """Statics and rows whose clustering begins with `prefix` values and goes on above `beyond` values."""
-        text = self._reads.get((prefix, beyond, limited))
+    def read(self, prefix: int, beyond: int, among: bool, limited: bool) -> str:
+        """Statics and rows whose clustering begins with `prefix` values, then is above `beyond`, or one of many."""
+        text = self._reads.get((prefix, beyond, among, limited))
         if text is None:
             table, names = self.table, [name for name, _ in self.table.clustering]
             where = [self._at, *(f"{name} = ?" for name in names[:prefix])]
@@ -114,9 +114,11 @@ class Statements:
                 where.append(f"{rest[0]} > ?")
             elif rest:
                 where.append(f"({', '.join(rest)}) > ({_marks(len(rest))})")
+            if among:
+                where.append(f"{names[prefix]} IN ?")
             columns = _names((*table.statics, *table.clustering, *table.columns))
             text = f"SELECT {columns} FROM {self._name} WHERE {' AND '.join(where)}{' LIMIT ?' if limited else ''}"
-            self._reads[prefix, beyond, limited] = text
+            self._reads[prefix, beyond, among, limited] = text
         return text
 
     def partitions(self, *, following: bool, limited: bool) -> str:

@@ -85,10 +85,11 @@ class CassandraStore:
         *,
         prefix: Values = (),
         after: Values = (),
+        among: Values = (),
         limit: int = 0,
         serial: bool = False,
     ) -> Partition:
-        check_read(table, partition, prefix, after, limit)
+        check_read(table, partition, prefix, after, among, limit)
         session, profile = self.session, READ
         if serial and table.guard:
             profile = SERIAL
@@ -98,8 +99,9 @@ class CassandraStore:
         past = beyond(prefix, after) if table.clustering else ()
         line: Line | None = None
         if past is not None:
-            values = (*partition, *prefix, *past, *((min(limit, 2**31 - 1),) if limit else ()))
-            line = (statements.read(len(prefix), len(past), bool(limit)), values)
+            values: list[Any] = [*partition, *prefix, *past]
+            values += [among] * bool(among) + [min(limit, 2**31 - 1)] * bool(limit)
+            line = (statements.read(len(prefix), len(past), bool(among), bool(limit)), values)
         if table.guard:
             return await self._guarded(statements, partition, line, profile, limit)
         rows = await session.rows(profile, line) if line else []

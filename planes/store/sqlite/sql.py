@@ -8,6 +8,7 @@ row per partition. A row of a free table also carries `stamp` (the highest wins)
 from collections.abc import Iterable
 from functools import cache
 
+from planes.store.protocol import Values
 from planes.store.schema import TABLES, Table
 
 #: changes to files of older versions, in order; a file's `user_version` is 1 + how many it has seen
@@ -72,7 +73,7 @@ class Statements:
             f"DELETE FROM {name} WHERE ({keys}) IN "
             f"(SELECT {keys} FROM {name} WHERE purge IS NOT NULL AND purge < ? ORDER BY purge LIMIT ?)"
         )
-        self._reads: dict[tuple[int, int], str] = {}
+        self._reads: dict[tuple[int, int, int], str] = {}
         self._statics: dict[tuple[str, ...], tuple[str, str]] = {}
 
     def statics(self, names: tuple[str, ...]) -> tuple[str, str]:
@@ -89,17 +90,21 @@ class Statements:
             )
         return texts
 
-    def read(self, prefix: int, after: int) -> str:
-        """Rows of a partition: `prefix` clustering columns fixed, then `after` more to be exceeded; last, a limit."""
-        text = self._reads.get((prefix, after))
+    def read(self, prefix: int, after: int, among: int) -> str:
+        """Rows of a partition: `prefix` clustering columns fixed, then `after` more to be exceeded or one to be `among`
+        so many values; last, a limit.
+        """
+        text = self._reads.get((prefix, after, among))
         if text is None:
             table, clustering = self.table, _names(self.table.clustering)
             where = [_equal([*_names(table.partition), *clustering[:prefix]])]
             if after:
                 where.append(f"({', '.join(clustering[prefix : prefix + after])}) > ({_marks(after)})")
+            if among:
+                where.append(f"{clustering[prefix]} IN ({_marks(among)})")
             if not table.guard:
                 where.append("dead = 0")
-            text = self._reads[prefix, after] = (
+            text = self._reads[prefix, after, among] = (
                 f"SELECT {', '.join([*clustering, *_names(table.columns)])} FROM {table.name} "
                 f"WHERE {' AND '.join(where)} ORDER BY {', '.join(clustering)} LIMIT ?"
             )
@@ -116,6 +121,11 @@ class Statements:
             f"SELECT {keys} FROM {table.name}{'_static' if table.guard else ''}"
             f"{' WHERE ' if where else ''}{' AND '.join(where)} ORDER BY {keys} LIMIT ?"
         )
+
+
+def padded(among: Values) -> Values:
+    """The same values, the last repeated until they are a power of two: few texts of statements, however many."""
+    return among + among[-1:] * ((1 << (len(among) - 1).bit_length()) - len(among)) if among else ()
 
 
 @cache

@@ -33,6 +33,9 @@ PURGE_ROWS = 200
 #: writes that share one job
 _CHUNK = 128
 
+#: a statement's text with its values, but for the limit
+Line = tuple[str, Values]
+
 
 class SqliteStore:
     """`clock` gives µs since the epoch."""
@@ -87,23 +90,26 @@ class SqliteStore:
         *,
         prefix: Values = (),
         after: Values = (),
+        among: Values = (),
         limit: int = 0,
         serial: bool = False,
     ) -> Partition:
-        check_read(table, partition, prefix, after, limit)
+        check_read(table, partition, prefix, after, among, limit)
         writer = self._open()
         if serial and writer.changes((table.name, partition)):
             await writer.submit(_nothing, 0)
             self._open()
         statements = sql.of(table.name)
         past = beyond(prefix, after) if table.clustering else None
+        line: Line | None = None
+        if past is not None:
+            some = sql.padded(among)
+            line = statements.read(len(prefix), len(past), len(some)), (*partition, *prefix, *past, *some)
         most = limit if 0 < limit <= PAGE else PAGE + 1
         try:
-            statics, rows = _snapshot(
-                cast(sqlite3.Connection, self._reading), statements, partition, prefix, past, most
-            )
-            if len(rows) > PAGE:
-                statics, rows = await self._long(statements, partition, prefix, past or (), limit or -1)
+            statics, rows = _snapshot(cast(sqlite3.Connection, self._reading), statements, partition, line, most)
+            if line is not None and len(rows) > PAGE:
+                statics, rows = await self._long(statements, partition, line, limit or -1)
             if table.guard:
                 return Partition(statics or (None,) * len(table.statics), rows, statics is not None)
             return Partition((), rows, bool(rows))
@@ -181,7 +187,7 @@ class SqliteStore:
         return self._writer
 
     async def _long(
-        self, statements: sql.Statements, partition: Values, prefix: Values, past: Values, limit: int
+        self, statements: sql.Statements, partition: Values, line: Line, limit: int
     ) -> tuple[Values | None, list[Values]]:
         """Like `_snapshot`, pausing. On its own connection: an open snapshot would hide new commits from others."""
         async with self._scan:
@@ -190,8 +196,8 @@ class SqliteStore:
             connection.execute("BEGIN")
             try:
                 statics = _statics(connection, statements, partition)
-                text = statements.read(len(prefix), len(past))
-                cursor = connection.execute(text, (*partition, *prefix, *past, limit))
+                text, values = line
+                cursor = connection.execute(text, (*values, limit))
                 rows: list[Values] = []
                 while page := cursor.fetchmany(PAGE):
                     rows += page
@@ -231,22 +237,21 @@ def _snapshot(
     connection: sqlite3.Connection,
     statements: sql.Statements,
     partition: Values,
-    prefix: Values,
-    past: Values | None,
+    line: Line | None,
     limit: int,
 ) -> tuple[Values | None, list[Values]]:
     """Statics and rows of the same moment."""
-    if past is None:
+    if line is None:
         return _statics(connection, statements, partition), []
-    text = statements.read(len(prefix), len(past))
+    text, values = line
     if not statements.table.statics:
-        return None, connection.execute(text, (*partition, *prefix, *past, limit)).fetchall()
+        return None, connection.execute(text, (*values, limit)).fetchall()
     connection.execute("BEGIN")
     try:
         statics = _statics(connection, statements, partition)
         if statics is None:
             return None, []
-        return statics, connection.execute(text, (*partition, *prefix, *past, limit)).fetchall()
+        return statics, connection.execute(text, (*values, limit)).fetchall()
     finally:
         file.rollback(connection)
 
