@@ -17,7 +17,7 @@ from planes.model.query import Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.views import NetworkView, PortView, SubnetView
 from planes.store.protocol import Batch, Store
-from planes.store.schema import BY_NAME, BY_PROJECT, LEASES
+from planes.store.schema import BY_NAME, BY_PROJECT, LEASES, PORT_STATUS, PORTS
 from tests.support.cloud import caller, network_with_subnet, running
 
 
@@ -152,6 +152,17 @@ async def test_a_list_by_a_small_network_reads_nothing_of_the_project_s_other_po
     wanted = Query({"network_id": (network.id,)})
     assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == ids
     assert tables[BY_PROJECT.name] > 0
+
+
+async def test_a_page_reads_each_bucket_once_whatever_lies_between_its_ports(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets = [(await network_with_subnet(cloud, f"10.{n}.0.0/24"))[0] for n in range(3)]
+    for turn in range(60):
+        await port(cloud, nets[turn % 3], host_id="h1")
+    tables = counting(monkeypatch, cloud.plane.store)
+    assert len((await cloud.ports.list(caller(), Query(limit=59))).items) == 59
+    assert tables[PORTS.name] == tables[PORT_STATUS.name] == 3
 
 
 @pytest.mark.parametrize("backward", [False, True])
