@@ -4,8 +4,8 @@ Called by management (lists, views), snapshots, sync and the echo.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import msgspec
 
@@ -16,13 +16,10 @@ from planes.store.protocol import Store, Values
 from planes.store.rows import decode
 from planes.store.schema import BY_HOST, PORT_STATUS, PORTS, Table
 
-#: ports of one bucket in one read
+#: rows of one bucket in one read
 TOGETHER = 200
 #: reads of one call under way at a time
 WIDTH = 32
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 class Report(Body, frozen=True):
@@ -52,44 +49,33 @@ def _by_bucket(ids: Iterable[bytes]) -> dict[tuple[int, int], list[bytes]]:
 
 async def ports(store: Store, ids: Sequence[bytes]) -> dict[bytes, Port]:
     """The rows of those ports that exist, by id, read from the store itself."""
-    rows = await _some(store, PORTS, (int(Kind.PORT),), ids)
+    rows = await _some(store, PORTS, (int(Kind.PORT),), _by_bucket(ids))
     return {cast(bytes, row[1]): decode(int(Kind.PORT), row[3]) for row in rows}
 
 
-async def _some(store: Store, table: Table, prefix: Values, ids: Iterable[bytes]) -> list[Values]:
-    """The rows of these ports, wherever they live: a read for each bucket."""
-    asked: list[tuple[tuple[int, int], Values]] = []
-    for partition, members in _by_bucket(ids).items():
-        asked += [(partition, tuple(members[at : at + TOGETHER])) for at in range(0, len(members), TOGETHER)]
-    pages = await _all(
-        asked,
-        lambda partition, some: (
-            store.read(table, partition, prefix=prefix, among=some)
-            if len(some) > 1
-            else store.read(table, partition, prefix=prefix + some)
-        ),
-    )
-    return [row for page in pages for row in page.rows]
-
-
-async def _all(
-    asked: Sequence[tuple[tuple[int, int], S]], read: Callable[[tuple[int, int], S], Awaitable[T]]
-) -> list[T]:
-    """Many reads, some at a time; one alone needs no task."""
-    if len(asked) == 1:
-        return [await read(*asked[0])]
-    found: list[T] = []
+async def _some(
+    store: Store, table: Table, prefix: Values, wanted: Mapping[tuple[int, int], Sequence[bytes]]
+) -> list[Values]:
+    """The rows behind the prefix that are `wanted`, by partition; many reads, some at a time."""
+    asked = [
+        (partition, tuple(keys[at : at + TOGETHER]))
+        for partition, keys in wanted.items()
+        for at in range(0, len(keys), TOGETHER)
+    ]
+    if len(asked) == 1:  # needs no task
+        partition, keys = asked[0]
+        return (await store.read(table, partition, prefix=prefix, among=keys)).rows
+    rows: list[Values] = []
     for at in range(0, len(asked), WIDTH):
-        found += await asyncio.gather(*(read(*each) for each in asked[at : at + WIDTH]))
-    return found
+        reads = [store.read(table, partition, prefix=prefix, among=keys) for partition, keys in asked[at : at + WIDTH]]
+        rows += [row for page in await asyncio.gather(*reads) for row in page.rows]
+    return rows
 
 
 async def addresses(store: Store, partition: tuple[int, int], ips: Sequence[bytes]) -> dict[bytes, Address]:
     """Those address rows of one bucket that exist, read from the store itself."""
-    kind, rows = int(Kind.IP), list[Values]()
-    for at in range(0, len(ips), TOGETHER):
-        rows += (await store.read(PORTS, partition, prefix=(kind,), among=tuple(ips[at : at + TOGETHER]))).rows
-    return {cast(bytes, row[1]): decode(kind, row[3]) for row in rows}
+    rows = await _some(store, PORTS, (int(Kind.IP),), {partition: ips})
+    return {cast(bytes, row[1]): decode(int(Kind.IP), row[3]) for row in rows}
 
 
 def _status(row: Sequence[Any]) -> Status:
@@ -100,7 +86,7 @@ def _status(row: Sequence[Any]) -> Status:
 async def statuses(store: Store, rows: Iterable[Port]) -> dict[bytes, Status]:
     """What the binding host of each port last said of it, by port id."""
     hosts = {port.id: port.host for port in rows if port.host}
-    said = await _some(store, PORT_STATUS, (), hosts)
+    said = await _some(store, PORT_STATUS, (), _by_bucket(hosts))
     return {cast(bytes, row[0]): _status(row) for row in said if hosts.get(Id(cast(bytes, row[0]))) == row[1]}
 
 

@@ -77,8 +77,9 @@ def check_read(table: Table, partition: Values, prefix: Values, after: Values, a
     if among:
         if after or len(prefix) >= len(table.clustering):
             raise ValueError(f"{table.name}: among is of the column behind the prefix, and not together with after")
+        column = table.clustering[len(prefix)]
         for value in among:
-            _whole(table, "among", table.clustering[len(prefix) : len(prefix) + 1], (value,))
+            _value(table, column, value, null=False)
     if limit < 0:
         raise ValueError(f"{table.name}: limit is 0 (all) or more, not {limit}")
 

@@ -99,8 +99,8 @@ class CassandraStore:
         past = beyond(prefix, after) if table.clustering else ()
         line: Line | None = None
         if past is not None:
-            values: list[Any] = [*partition, *prefix, *past]
-            values += [among] * bool(among) + [min(limit, 2**31 - 1)] * bool(limit)
+            some, most = (among,) if among else (), (min(limit, 2**31 - 1),) if limit else ()
+            values = (*partition, *prefix, *past, *some, *most)
             line = (statements.read(len(prefix), len(past), bool(among), bool(limit)), values)
         if table.guard:
             return await self._guarded(statements, partition, line, profile, limit)
