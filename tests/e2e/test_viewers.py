@@ -12,7 +12,7 @@ from tests.support.otlp import Collector
 
 pytestmark = [pytest.mark.kernel, pytest.mark.server, pytest.mark.timeout(240)]
 
-STAGES = {"accept", "validate", "claim", "write", "publish", "receive", "program", "ack", "active"}
+STAGES = {"accept", "validate", "claim", "write", "publish", "receive", "program", "netlink", "nft", "ack", "active"}
 BOTH = {"alcor-api", "alcor-agent"}
 
 
@@ -39,7 +39,6 @@ def test_zipkin_shows_every_stage_of_a_port(tmp_path: Path) -> None:
                 return spans if {span["name"] for span in spans} >= STAGES and services == BOTH else []
 
             spans = eventually(whole, 20, "the whole trace")
-            assert {"netlink", "nft"} <= {span["name"] for span in spans}
             (root,) = (span for span in spans if "parentId" not in span)
             assert (root["name"], root["kind"]) == ("post /v2.0/ports", "SERVER")
             assert set(http.get("/api/v2/services").json()) == BOTH

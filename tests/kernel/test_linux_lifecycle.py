@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from planes.data.driver import DriverError, MembersSpec, RuleSpec, Spec, SpecKey
-from planes.data.linux import driver, hosts, namespaces, netlink, nfnetlink, skeleton
+from planes.data.linux import driver, hosts, namespaces, netlink, skeleton
 from planes.data.linux.cleanup import remove_all
 from planes.data.linux.netlink import Netlink
 from planes.data.linux.network import Network
@@ -163,10 +163,34 @@ async def test_a_port_whose_instance_was_deleted_comes_back(world: World) -> Non
 
 
 def older(net: Network) -> None:
-    """Filters as another release left them: other base chains, another version, the same ports and policies."""
-    listing = net.nft.run("list table inet alcor").replace(skeleton.VERSION, "version_of_before")
-    listing = "\n".join(line for line in listing.splitlines() if 'name "hairpin"' not in line)
-    net.nft.run(f"delete table inet alcor\n{listing}")
+    """Filters as another release left them: other rules, chains and sets of its own; the same ports and policies."""
+    net.nft.run(
+        f"""
+        delete chain inet alcor {skeleton.VERSION}
+        table inet alcor {{
+          counter former {{ }}
+          counter named {{ }}
+          set others {{ type ifname; elements = {{ "strange" }}; }}
+          chain former {{ iifname @others counter name former drop; }}
+          chain e2 {{ counter name named; }}
+          chain forward {{
+            type filter hook forward priority 5; policy drop;
+            jump former
+            iifname . ether saddr . ip saddr @speakers accept
+            iifname vx accept
+            counter name former drop
+          }}
+          chain inbound {{ counter name former; }}
+          chain version_of_before {{ }}
+        }}
+        """
+    )
+
+
+def _listing(net: Network) -> list[str]:
+    """All that is declared and ruled, without elements and what was counted."""
+    lines = "".join(net.nft.run(f"list table {family} alcor") for family in ("inet", "arp")).splitlines()
+    return sorted(line for line in lines if "packets" not in line)
 
 
 async def test_filters_of_another_release_are_replaced_and_no_packet_is_lost(world: World) -> None:
@@ -185,22 +209,27 @@ async def test_filters_of_another_release_are_replaced_and_no_packet_is_lost(wor
     world.plug(two, b)
     assert await world.reaches(a, b.ips[0])
     before = await one.driver.held()
-    command = ["ip", "netns", "exec", world.instance(a), "ping", "-q", "-i", "0.01", "-c", "150", "-W", "1", "10.0.0.6"]
+    command = ["ip", "netns", "exec", world.instance(a), "ping", "-q", "-f", "-c", "50000", "-W", "1", "10.0.0.6"]
     pinging = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-    for _ in range(3):
+    renewals = 0
+    while pinging.returncode is None:
         (now,) = one.driver.networks()
-        footprints, base = dict(now.footprints), now.base
+        footprints, base, listing = dict(now.footprints), now.base, _listing(now)
         older(now)
         await one.restart()
         (now,) = one.driver.networks()
         assert (now.footprints, now.base) == (footprints, base)
-        assert skeleton.VERSION in nfnetlink.chain_names(now.filters, nfnetlink.INET, skeleton.TABLE)
         assert await one.driver.held() == before
+        await one.put(friends)
+        now.nft.run("delete counter inet alcor named")
+        assert _listing(now) == listing
+        renewals += 1
     output, _ = await pinging.communicate()
-    assert b" 0% packet loss" in output, output
+    assert b" 0% packet loss" in output, (output, renewals)
+    assert renewals > 2
 
 
-async def test_filters_that_cannot_be_carried_over_begin_closed(world: World) -> None:
+async def test_filters_that_cannot_become_this_releases_begin_closed(world: World) -> None:
     (one,) = await world.start(1)
     net = network("net", 318)
     a, b = port(net, "a", "10.0.0.5"), port(net, "b", "10.0.0.6")
@@ -209,8 +238,10 @@ async def test_filters_that_cannot_be_carried_over_begin_closed(world: World) ->
     world.plug(one, b)
     assert await world.reaches(b, a.ips[0])
     nft = one.driver.networks()[0].nft
-    nft.run("add counter inet alcor strange\nadd rule inet alcor e1 counter name strange")
-    nft.run(f"delete chain inet alcor {skeleton.VERSION}")
+    nft.run(
+        f"flush chain inet alcor prerouting\ndelete set inet alcor macs\ndelete chain inet alcor {skeleton.VERSION}"
+    )
+    nft.run("add set inet alcor macs { type ifname; }")
     await one.restart()
     assert not await world.ping(b, a.ips[0])
     await one.put(net, open_policy(net), a, b)

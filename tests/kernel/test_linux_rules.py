@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from planes.data.driver import PolicySpec, RuleSpec
-from planes.data.linux.skeleton import Footprint, policy_text, port_footprint, port_link_names
+from planes.data.linux.renewal import Renewal, renewal
+from planes.data.linux.skeleton import TABLES, VERSION, Footprint, policy_text, port_footprint, port_link_names
 from tests.kernel.support import ident, ip, mac, network, port
 
 NET = network("net", 1)
@@ -75,3 +76,26 @@ def test_an_allowed_prefix_is_one_range_in_both_tables() -> None:
     assert {element.set for element in added - ranges} == {"macs"}
     assert {(element.family, element.set) for element in ranges} == {(1, "ranges"), (3, "ranges")}
     assert {(element.key[-4:], element.key_end[-4:]) for element in ranges} == {(ip("10.0.4.0"), ip("10.0.7.255"))}
+
+
+def test_another_release_is_renewed_in_three_steps_and_what_ports_and_policies_have_stays() -> None:
+    group = f"g_{ident('g').hex()}"
+    listing = (
+        "table inet alcor {\n\tcounter former {\n\t\tpackets 1 bytes 2\n\t}\n\tcounter ipv6 {\n\t}\n"
+        f"\tset macs {{\n\t\ttype ifname . ether_addr\n\t}}\n\tset {group} {{\n\t\ttype mark\n\t}}\n"
+        "\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t\tcounter name ipv6 drop\n\t}\n"
+        "\tchain forward {\n\t\ttype filter hook forward priority 5; policy drop;\n\t\tjump version_old\n\t}\n"
+        "\tchain e5 {\n\t}\n\tchain i5 {\n\t}\n\tchain version_old {\n\t}\n}\n"
+        "table arp alcor {\n\tset elders {\n\t\ttype ifname\n\t}\n"
+        "\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}\n"
+    )
+    assert renewal(listing) == Renewal(
+        begin="flush chain inet alcor input\nflush chain arp alcor input\n"
+        "add chain inet alcor forward { policy accept; }\n" + TABLES,
+        end="flush chain inet alcor forward\ndelete chain inet alcor forward\n" + f"add chain inet alcor {VERSION}",
+        rest=(
+            "delete set arp alcor elders",
+            "flush chain inet alcor version_old\ndelete chain inet alcor version_old",
+            "delete counter inet alcor former",
+        ),
+    )

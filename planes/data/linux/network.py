@@ -6,6 +6,7 @@ is rule N13's: policy, link, neighbour; removal in reverse.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -17,10 +18,11 @@ from typing import TypeVar
 from msgspec import Struct
 
 from planes.data.driver import MembersSpec, NetworkSpec, PeerSpec, PolicySpec, RemoteSpec, SpecKey
-from planes.data.linux import carry, namespaces, netlink, nfnetlink, readback, skeleton
+from planes.data.linux import namespaces, netlink, nfnetlink, readback, skeleton
 from planes.data.linux.netlink import Link, Message, Netlink
 from planes.data.linux.nfnetlink import ARP, INET, Change, Element
 from planes.data.linux.nft import Nft, NftError
+from planes.data.linux.renewal import renewal
 from planes.data.linux.skeleton import TABLE, VXLAN, Footprint
 from planes.data.linux.watch import Watch
 from planes.model import ids
@@ -154,7 +156,7 @@ class Network:
     def _restore_rules(self) -> None:
         """Without its tables a namespace would forward anything: unless they are there and ours, both are made anew.
 
-        Where those of another release are, what ports and policies had in them goes on: an upgrade stops no traffic.
+        Those of another release become ours under traffic: an upgrade stops none.
         """
         chains = {family: nfnetlink.chain_names(self.filters, family, TABLE) for family in (INET, ARP)}
         if skeleton.VERSION in chains[INET] and "input" in chains[ARP]:
@@ -162,14 +164,21 @@ class Network:
         self.repairs += 1
         if all(chains.values()):
             try:
-                listings = {INET: f"list table inet {TABLE}", ARP: f"list table arp {TABLE}"}
-                carried = carry.carried({family: self.nft.run(command) for family, command in listings.items()})
-                self.nft.run(skeleton.RENEWAL + carried)
+                self._succeed()
             except NftError as error:
-                log.warning("%s: the filters of another release cannot be carried over: %s", self.name, error)
+                log.warning("%s: the filters of another release cannot become this one's: %s", self.name, error)
             else:
                 return
         self.nft.run(skeleton.RENEWAL)
+
+    def _succeed(self) -> None:
+        """Make another release's filters ours, in place."""
+        steps = renewal("".join(self.nft.run(f"list table {family} {TABLE}") for family in ("inet", "arp")))
+        self.nft.run(steps.begin)
+        self.nft.run(steps.end)
+        for text in steps.rest:
+            with contextlib.suppress(NftError):
+                self.nft.run(text)
 
     def _know_filters(self) -> None:
         rules = (nfnetlink.rules(self.filters, family, TABLE) for family in (INET, ARP))

@@ -11,6 +11,9 @@ from functools import cache
 from planes.data.linux.tally import count
 from planes.data.linux.timings import timed
 
+#: NFT_CTX_OUTPUT_TERSE: listings are without the elements of sets, which are many and read by `nfnetlink`
+_TERSE = 1 << 11
+
 
 class NftError(Exception):
     """A ruleset that the kernel or the library refused; nothing of it was applied."""
@@ -22,6 +25,8 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL("libnftables.so.1")
     loaded.nft_ctx_new.restype = ctypes.c_void_p
     loaded.nft_ctx_new.argtypes = [ctypes.c_uint32]
+    loaded.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    loaded.nft_ctx_output_set_flags.restype = None
     for name in ("nft_ctx_free", "nft_ctx_buffer_output", "nft_ctx_buffer_error"):
         getattr(loaded, name).argtypes = [ctypes.c_void_p]
     for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
@@ -41,6 +46,7 @@ class Nft:
             raise NftError("libnftables gave no context: out of memory or of file descriptors")
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
+        self._library.nft_ctx_output_set_flags(self._context, _TERSE)
 
     def run(self, text: str) -> str:
         """Carry out nft commands as one transaction; what they print."""

@@ -37,7 +37,8 @@ _SPEAKER = "type ifname . ether_addr . ipv4_addr;"
 _BEFORE_REASSEMBLY = -450
 _NEVER_ROUTED = "{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 }"
 
-_TABLES = f"""
+#: all but the version
+TABLES = f"""
 table inet {TABLE} {{
 {chr(10).join(f"  counter {name} {{ }}" for name in _INET_REASONS)}
   set speakers {{ {_SPEAKER} {_GROWING} }}
@@ -113,10 +114,10 @@ table arp {TABLE} {{
 """
 
 #: a chain that does nothing but say that the tables are these, and not those of another release
-VERSION = f"version_{hashlib.blake2b(_TABLES.encode(), digest_size=8).hexdigest()}"
-RULESET = f"{_TABLES}add chain inet {TABLE} {VERSION}\n"
+VERSION = f"version_{hashlib.blake2b(TABLES.encode(), digest_size=8).hexdigest()}"
+RULESET = f"{TABLES}add chain inet {TABLE} {VERSION}\n"
 
-#: the same in place of whatever part of it is there, in one transaction
+#: the same in place of whatever part of it is there, in one transaction, which drops what comes in that moment
 RENEWAL = "".join(f"table {f} {TABLE}\ndelete table {f} {TABLE}\n" for f in ("inet", "arp")) + RULESET
 
 #: the sets whose elements begin with an interface's name
@@ -155,7 +156,12 @@ def chain_pair(identity: int) -> tuple[str, str]:
 
 def identity_of(chain: str) -> int | None:
     """The identity whose chain of outgoing traffic this is."""
-    return int(chain[1:]) if chain[:1] == "e" and chain[1:].isdigit() else None
+    return int(chain[1:]) if chain[:1] == "e" and is_of_policy(chain) else None
+
+
+def is_of_policy(chain: str) -> bool:
+    """Whether it is one of a pair of chains."""
+    return chain[:1] in ("e", "i") and chain[1:].isdigit()
 
 
 def mark(identity: int) -> bytes:
@@ -261,6 +267,6 @@ def _senseless(rule: RuleSpec) -> bool:
 
 def base_rules(inet: Counter[str], arp: Counter[str]) -> Counter[str]:
     """How many rules each chain has that every network has."""
-    found = Counter({name: count for name, count in inet.items() if not name[1:].isdigit()})
+    found = Counter({name: count for name, count in inet.items() if not is_of_policy(name)})
     found.update({f"arp {name}": count for name, count in arp.items()})
     return found
