@@ -4,11 +4,13 @@ Called by `AgentState` with whatever comes by message or page. It never looks in
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 
+from msgspec import Struct
+
 from agent.core.events import Scope, scope_of
-from planes.goalstate.messages import WHOLE, Gone, Key, Object, ObjectKind
+from planes.goalstate.messages import WHOLE, Gone, Key, Neighbour, Object, ObjectKind, What
 from planes.model.addresses import bucket
 
 
@@ -26,21 +28,22 @@ def part_of(key: Key) -> int | None:
     return WHOLE if key[0] in (ObjectKind.NETWORK, ObjectKind.SUBNET, ObjectKind.IDENTITY) else None
 
 
-class Entry:
+class Entry(Struct, eq=False, gc=False):
     """`item` is None for a tombstone. `swept`: nobody deleted it, a whole snapshot did not have it.
 
     `gen`: the latest pull that had begun when it was last heard of. `named`: the latest one whose pages had it.
     """
 
-    __slots__ = ("died", "gen", "item", "named", "rev", "swept")
+    rev: int
+    gen: int
+    named: int
+    item: Object | None = None
+    died: float = 0.0
+    swept: bool = False
 
-    def __init__(self, rev: int, gen: int, named: int) -> None:
-        self.rev = rev
-        self.gen = gen
-        self.named = named
-        self.item: Object | None = None
-        self.died = 0.0
-        self.swept = False
+
+#: of one kind, by id
+Entries = dict[bytes, Entry]
 
 
 class Objects:
@@ -49,7 +52,7 @@ class Objects:
     def __init__(self, most: int, tombstone_life: float) -> None:
         self._most = most
         self._life = tombstone_life
-        self._scopes: dict[Scope, dict[Key, Entry]] = {}
+        self._scopes: dict[Scope, dict[int, Entries]] = {}
         self._graves: deque[tuple[float, Key]] = deque()
         self._count = 0
 
@@ -57,15 +60,41 @@ class Objects:
         return self._count
 
     def get(self, key: Key) -> Entry | None:
-        return self._scopes.get(scope_of(key), {}).get(key)
+        return self._entries(scope_of(key), key[0]).get(key[2])
 
-    def present(self, scope: Scope) -> Iterator[Object]:
-        """What exists in a scope."""
-        return (entry.item for entry in self._scopes.get(scope, {}).values() if entry.item is not None)
+    def _entries(self, scope: Scope, kind: int) -> Entries:
+        kinds = self._scopes.get(scope)
+        return kinds.get(kind, {}) if kinds is not None else {}
+
+    def _place(self, scope: Scope, kind: int) -> Entries:
+        """The same, to add to."""
+        return self._scopes.setdefault(scope, {}).setdefault(kind, {})
+
+    def present(self, scope: Scope, kind: int) -> Iterator[Object]:
+        """What exists of a kind in a scope."""
+        return (entry.item for entry in self._entries(scope, kind).values() if entry.item is not None)
 
     def everything(self) -> list[Object]:
         """What exists."""
-        return [item for scope in self._scopes for item in self.present(scope)]
+        return [item for scope, kinds in self._scopes.items() for kind in kinds for item in self.present(scope, kind)]
+
+    def begin(
+        self, network: bytes, items: Iterable[Object], gen: int, named: int
+    ) -> tuple[list[Neighbour], list[Object]]:
+        """Take those of a page's objects that are a network's neighbours of which nothing is known: nearly all of a
+        first snapshot. These, and the others, which have to be offered."""
+        entries = self._place((What.NETWORK, network), ObjectKind.NEIGHBOUR)
+        room = self._most - self._count
+        taken: list[Neighbour] = []
+        others: list[Object] = []
+        for item in items:
+            if isinstance(item, Neighbour) and item.network == network and item.ip not in entries and len(taken) < room:
+                entries[item.ip] = Entry(item.rev, gen, named, item)
+                taken.append(item)
+            else:
+                others.append(item)
+        self._count += len(taken)
+        return taken, others
 
     def offer(self, item: Object, gen: int, now: float, named: int = 0) -> Verdict:
         """Take an object or tombstone if it is newer; either way it was heard of after pull `gen` had begun.
@@ -74,15 +103,12 @@ class Objects:
         a later page: pages are read from the store.
         """
         key = item.key
-        where = scope_of(key)
-        scope = self._scopes.get(where)
-        if scope is None:
-            scope = self._scopes[where] = {}
-        entry = scope.get(key)
+        entries = self._place(scope_of(key), key[0])
+        entry = entries.get(key[2])
         if entry is None:
             if self._count >= self._most:
                 return Verdict.FULL
-            entry = scope[key] = Entry(item.rev, gen, named)
+            entry = entries[key[2]] = Entry(item.rev, gen, named)
             self._count += 1
         else:
             entry.gen, entry.named = max(entry.gen, gen), max(entry.named, named)
@@ -106,9 +132,10 @@ class Objects:
         read of its part (`tops`): then whatever was heard of it has been deleted meanwhile.
         """
         gone: list[Object] = []
-        for key, entry in self._scopes.get(scope, {}).items():
+        for entry in [entry for entries in self._scopes.get(scope, {}).values() for entry in entries.values()]:
             if entry.item is None or entry.named >= gen:
                 continue
+            key = entry.item.key
             own = part_of(key)
             if part is not None and own != part:
                 continue
@@ -121,18 +148,18 @@ class Objects:
 
     def forget(self, scope: Scope) -> list[Object]:
         """Drop a scope that is no longer of interest; says what existed there."""
-        entries = self._scopes.pop(scope, {})
+        entries = [entry for entries in self._scopes.pop(scope, {}).values() for entry in entries.values()]
         self._count -= len(entries)
-        return [entry.item for entry in entries.values() if entry.item is not None]
+        return [entry.item for entry in entries if entry.item is not None]
 
     def expire(self, now: float) -> None:
         """Forget tombstones that are old enough."""
         while self._graves and self._graves[0][0] + self._life <= now:
             died, key = self._graves.popleft()
-            scope = self._scopes.get(scope_of(key), {})
-            entry = scope.get(key)
+            entries = self._entries(scope_of(key), key[0])
+            entry = entries.get(key[2])
             if entry is not None and entry.item is None and entry.died == died:
-                del scope[key]
+                del entries[key[2]]
                 self._count -= 1
 
     def expires(self) -> float | None:
@@ -146,8 +173,10 @@ class Objects:
 
     def validate(self) -> None:
         """Invariants, for tests."""
-        assert self._count == sum(len(scope) for scope in self._scopes.values())
-        for scope, entries in self._scopes.items():
-            for key, entry in entries.items():
-                assert scope_of(key) == scope
-                assert entry.item is None or (entry.item.key == key and entry.item.rev == entry.rev)
+        assert self._count == sum(len(entries) for kinds in self._scopes.values() for entries in kinds.values())
+        for scope, kinds in self._scopes.items():
+            for kind, entries in kinds.items():
+                for id_, entry in entries.items():
+                    item = entry.item
+                    assert item is None or (scope_of(item.key) == scope and item.rev == entry.rev)
+                    assert item is None or (item.key[0], item.key[2]) == (kind, id_)

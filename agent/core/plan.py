@@ -46,16 +46,17 @@ class Plan:
         self.busy: Program | None = None
         #: what the driver is working on, drops (None) before puts: nobody knows what it holds of these
         self._at_work: Chosen = {}
-        #: what differs: to be put, to be dropped
-        self._to_put: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
-        self._to_drop: dict[str, set[SpecKey]] = {kind: set() for kind in ORDER}
+        #: what differs, by kind, in the order in which it came: to be put, as desired, and to be dropped
+        self._to_put: dict[str, Chosen] = {kind: {} for kind in ORDER}
+        self._to_drop: dict[str, Chosen] = {kind: {} for kind in ORDER}
         #: when something that failed should be tried again; may be too early, never too late
         self.retry_at: float | None = None
 
     def _mark(self, key: SpecKey) -> None:
-        wanted = key in self.desired
-        (self._to_put if wanted else self._to_drop)[key[0]].add(key)
-        (self._to_drop if wanted else self._to_put)[key[0]].discard(key)
+        spec = self.desired.get(key)
+        there, elsewhere = (self._to_put, self._to_drop) if spec is not None else (self._to_drop, self._to_put)
+        there[key[0]][key] = spec
+        elsewhere[key[0]].pop(key, None)
 
     def want(self, key: SpecKey, spec: Spec | None) -> None:
         """From now on this should exist, or not."""
@@ -74,12 +75,11 @@ class Plan:
         news = {key: spec for key, spec in specs.items() if self.desired.get(key) != spec}
         self.desired.update(news)
         self._to_put[kind].update(news)
-        for known in (self.leftover, self._to_drop[kind]):
-            if known:
-                known.difference_update(news)
-        if self.failed:
-            for key in news:
-                self.failed.pop(key, None)
+        if self.leftover:
+            self.leftover.difference_update(news)
+        for known in (self._to_drop[kind], self.failed):
+            for key in news if known else ():
+                known.pop(key, None)
 
     def opened(self, held: frozenset[SpecKey]) -> None:
         """The driver is ready and holds this, of unknown content."""
@@ -101,31 +101,38 @@ class Plan:
         """What to hand to the driver now; None while it is busy or nothing differs."""
         if self.busy is not None:
             return None
-        fresh = _choose(self._to_put, ORDER, limit, self._next_puts)
-        drops = _choose(self._to_drop, ORDER[::-1], limit // SHARE if fresh else limit, self._next_drops)
+        fresh = self._choose(self._to_put, ORDER, limit)
+        drops = self._choose(self._to_drop, ORDER[::-1], limit // SHARE if fresh else limit)
         if fresh or drops:
             self.busy = Program(tuple(cast("dict[SpecKey, Spec]", fresh).values()), tuple(drops))
             self._at_work = drops | fresh
         return self.busy
 
-    def _next_puts(self, keys: set[SpecKey], limit: int) -> Chosen:
-        """Remove from the set up to `limit` keys that differ, and those met on the way that do not."""
-        taken: Chosen = {}
-        desired, applied = self.desired, self.applied
-        while keys and len(taken) < limit:
-            key = keys.pop()
-            spec = desired.get(key)
-            if applied.get(key) != spec:
-                taken[key] = spec
-        return taken
+    def _choose(self, waiting: Mapping[str, Chosen], kinds: Iterable[str], room: int) -> Chosen:
+        """Up to `room` objects, kind by kind, where a slow one counts for many; one at least."""
+        chosen: Chosen = {}
+        for kind in kinds:
+            cost = COST.get(kind, 1)
+            taken = self._take(waiting[kind], room // cost or not chosen) if waiting[kind] else {}
+            room -= len(taken) * cost
+            chosen.update(taken)
+        return chosen
 
-    def _next_drops(self, keys: set[SpecKey], limit: int) -> Chosen:
-        """The same of what is to go."""
+    def _take(self, waiting: Chosen, limit: int) -> Chosen:
+        """Remove from what waits the first `limit` that differ, and those met on the way that do not."""
         taken: Chosen = {}
-        while keys and len(taken) < limit:
-            key = keys.pop()
-            if key in self.applied:
-                taken[key] = None
+        met: list[SpecKey] = []
+        applied = self.applied
+        for key, spec in waiting.items():
+            if len(taken) >= limit:
+                break
+            met.append(key)
+            if applied.get(key) != spec if spec is not None else key in applied:
+                taken[key] = spec
+        if len(met) == len(waiting):
+            waiting.clear()  # forgets the places of what was removed, which would be walked over each time
+        for key in met if waiting else ():
+            del waiting[key]
         return taken
 
     def done(self, errors: Mapping[SpecKey, str], now: float) -> list[SpecKey]:
@@ -188,7 +195,7 @@ class Plan:
 
     def put_off(self, key: SpecKey, why: str, now: float, tries: int) -> None:
         """Not at once, but after a while."""
-        self._to_put[key[0]].discard(key)
+        self._to_put[key[0]].pop(key, None)
         self.failed[key] = Failure(why, tries, now + self._backoff(tries, RETRY_FIRST, RETRY_MOST))
         self._set_retry()
 
@@ -213,17 +220,5 @@ class Plan:
             known = key in self._at_work or key in self.failed or key in self.leftover
             known = known or key in self._to_put[key[0]] or key in self._to_drop[key[0]]
             assert self.holds(key) or known, key
+        assert all(self.desired[key] is spec for waiting in self._to_put.values() for key, spec in waiting.items())
         assert not self.leftover & self.desired.keys()
-
-
-def _choose(
-    waiting: Mapping[str, set[SpecKey]], kinds: Iterable[str], room: int, take: Callable[[set[SpecKey], int], Chosen]
-) -> Chosen:
-    """Up to `room` objects, kind by kind, where a slow one counts for many; one at least."""
-    chosen: Chosen = {}
-    for kind in kinds:
-        cost = COST.get(kind, 1)
-        taken = take(waiting[kind], room // cost or not chosen)
-        room -= len(taken) * cost
-        chosen.update(taken)
-    return chosen

@@ -82,7 +82,6 @@ class AgentState:
         self._open_error = ""
         self._at = 0
         self._moved = False
-        self._swept = False
         self._driver_counters: dict[str, int] = {}
         #: when the driver was last given something
         self._handed_at = 0.0
@@ -111,6 +110,7 @@ class AgentState:
             "listen": lambda name: self.scopes.listen_again(cast(Scope, name[1])),
             "pull": lambda name: self.scopes.pump(),
             "page": lambda name: None,  # any event has it taken
+            "more": lambda name: None,  # any event has more of it worked off
             "acks": lambda name: self.acks.resume(),
             "retry": lambda name: self.plan.retry(self.context.now),
             "expire": lambda name: self.objects.expire(self.context.now),
@@ -142,11 +142,11 @@ class AgentState:
     def _settle(self) -> None:
         """From what is known now to what should be done."""
         self._moved = self.wants.update(self.scopes.interests) or self._moved
+        if self.wants.more:
+            self.context.timers.set_once(("more",), self.context.now)
         if self._moved:
             self._follow_needs()
-        if self._swept:
-            self._swept = False
-            self.wants.give_up_leftovers(self.scopes.interests)
+        self.wants.give_up_leftovers(self.scopes.interests)
         if self._moved and self._driver_open:  # until then nobody knows what the kernel has
             self._moved = False
             self.acks.settle()
@@ -230,7 +230,7 @@ class AgentState:
         context.fine("open", "the data plane works")
         self._open_tries = 0
         self.membership.opened_as = number
-        self._driver_open = self._moved = self._swept = True
+        self._driver_open = self._moved = self.wants.swept = True
         self.plan.opened(event.held)
         self.wants.opened(event.held)
         self.repairs.opened()
@@ -280,11 +280,19 @@ class AgentState:
             self.syncs.followed(event.scope)
 
     def _take_page(self, scope: Scope, page: Page, gen: int) -> None:
-        for item in page.objects:
+        objects: Iterable[Object] = page.objects
+        neighbours: list[Neighbour] = []
+        if scope[0] == What.NETWORK:
+            neighbours, objects = self.objects.begin(scope[1], objects, self.scopes.generation, gen)
+        if neighbours:
+            self.goals.begin(scope[1], neighbours)
+        for item in objects:
             if _belongs(item, scope):
                 self._accept(item, "", 0, self._at, gen)
             else:
                 self.context.counters["malformed"] += 1
+        if neighbours:
+            self.strangers.named(scope[1], {item.host for item in neighbours})
 
     def _accept(self, item: Object, author: str, sent: int, received: int, named: int = 0, trace: str = "") -> None:
         """An object or tombstone came: if it is news, it counts; if it is ours to answer for, an answer is owed.
@@ -304,7 +312,7 @@ class AgentState:
                 self._moved = True
             self.goals.put(item)
             if isinstance(item, Neighbour):
-                self.strangers.named(item)
+                self.strangers.named(item.network, (item.host,))
             elif isinstance(item, Gone) and item.kind == ObjectKind.PEER:
                 self.strangers.look(item.scope)  # its coming back may be missed
         elif verdict is Verdict.SAME and mine is not None and not named:
@@ -335,7 +343,7 @@ class AgentState:
         if scope[0] == What.NETWORK:
             self.syncs.followed(scope)
             self.strangers.look(scope[1])
-        self._swept = self._moved = True
+        self.wants.swept = self._moved = True
 
     # -- replies, the driver, timers --------------------------------------------------------------------------------
 
@@ -356,7 +364,7 @@ class AgentState:
         self.repairs.settle()
         self.acks.stamp(keys, event.started, event.done)
         self.context.counters["programmed"] += len(keys)
-        for key in keys:
+        for key in keys if event.errors else ():
             if key in event.errors:
                 self.context.counters["driver_errors"] += 1
                 self.context.trouble("program", f"{key[0]} {key[2].hex()} of {key[1].hex()}: {event.errors[key]}")
@@ -404,14 +412,14 @@ class AgentState:
             self.goals.remove(item)
         if scope[0] == What.NETWORK:
             self.goals.forget_network(scope[1])
-        self._swept = True
+        self.wants.swept = True
 
     # -- health and the file ----------------------------------------------------------------------------------------
 
     def in_sync(self) -> bool:
         """Everything was received, and the kernel has it."""
         return bool(
-            self.context.epoch and self._driver_open and self.scopes.in_sync()
+            self.context.epoch and self._driver_open and self.scopes.in_sync() and not self.wants.more
             and not self.plan.waiting() and not self.plan.failed and self.plan.busy is None
         )  # fmt: skip
 

@@ -3,11 +3,13 @@
 Part of `AgentState`. A page that brings a neighbour brings its peer, so a neighbour of such a host is asked for again.
 """
 
+from collections.abc import Iterable
+
 from agent.core.context import Context
 from agent.core.events import Scope
 from agent.core.scopes import Scopes
 from agent.core.translate import Goals
-from planes.goalstate.messages import Neighbour, Pull, What
+from planes.goalstate.messages import Pull, What
 from planes.model.addresses import bucket
 
 #: seconds before a host that still is unknown is asked for again, first and most
@@ -22,11 +24,12 @@ class Strangers:
         self._goals = goals
         self._scopes = scopes
 
-    def named(self, item: Neighbour) -> None:
-        """A neighbour came; perhaps its host is unknown."""
-        view = self._goals.networks.get(item.network)
-        if view is not None and item.host not in view.peers and item.host != self._context.options.host:
-            self.look(item.network)
+    def named(self, network: bytes, hosts: Iterable[str]) -> None:
+        """Neighbours came; perhaps their hosts are unknown."""
+        view = self._goals.networks.get(network)
+        own = self._context.options.host
+        if view is not None and any(host not in view.peers and host != own for host in hosts):
+            self.look(network)
 
     def look(self, network: bytes) -> None:
         """See soon whether all hosts of a network are known: what describes them may be on its way."""

@@ -71,14 +71,16 @@ class Syncs:
         context.request(("sync", self._round), context.subjects.sync(context.options.host), self._asked)
 
     def digest(self) -> Sync:
-        ports = tuple((item.id, item.rev) for item in self._objects.present(HOST) if isinstance(item, Port))
+        ports = tuple(
+            (item.id, item.rev) for item in self._objects.present(HOST, ObjectKind.PORT) if isinstance(item, Port)
+        )
         networks: list[NetworkDigest] = []
         groups: list[tuple[bytes, int]] = []
         for scope, interest in self._scopes.interests.items():
             if not interest.whole:
                 continue
             if scope[0] == What.NETWORK:
-                items = self._objects.present(scope)
+                items = self._objects.present(scope, ObjectKind.PEER)
                 peers = tuple((item.host, item.rev) for item in items if isinstance(item, Peer))
                 networks.append(NetworkDigest(scope[1], tuple(interest.tops.known.items()), peers))
             elif scope[0] == What.GROUP:

@@ -54,8 +54,10 @@ class Goals:
         self._where: dict[bytes, bytes] = {}
         #: objects that make no sense, and why
         self.flaws: dict[Key, str] = {}
-        #: spec keys to be computed again
+        #: spec keys to be computed again, but for addresses of other hosts
         self.dirty: set[SpecKey] = set()
+        #: those, by network, in the order in which they came, in which memory is read fastest
+        self.addresses: dict[bytes, dict[bytes, None]] = {}
         #: networks whose set of local identities or rules changed
         self._stale: set[bytes] = set()
 
@@ -82,14 +84,6 @@ class Goals:
 
     def put(self, item: Object) -> None:
         """An object is there, or has a new revision; a tombstone removes."""
-        if isinstance(item, Neighbour) and not self.flaws and not flaw(item):  # nearly everything is one
-            view = self._view(item.network)
-            old = view.neighbours.get(item.ip)
-            if old is None or old.host == item.host:
-                if view.add_neighbour(item):
-                    self._touch_use(item)
-                self.dirty.add(("remote", item.network, item.ip))
-                return
         self.remove(item)
         if isinstance(item, Gone):
             return
@@ -115,6 +109,18 @@ class Goals:
             self._view(item.network).add_peer(item)
             self._touch_peer(item)
 
+    def begin(self, network: bytes, items: Iterable[Neighbour]) -> None:
+        """Addresses of other hosts of which nothing is known; `put` of many."""
+        view = self._view(network)
+        touched = self.addresses.setdefault(network, {})
+        for item in items:
+            if reason := flaw(item):
+                self.flaws[item.key] = reason
+                continue
+            touched[item.ip] = None
+            if view.add_neighbour(item):
+                self._touch_use(item)
+
     def remove(self, item: Object) -> None:
         """Whatever has this object's key is not there any more; marks what depends on it."""
         key = kind, scope, id_ = item.key
@@ -128,7 +134,7 @@ class Goals:
             return
         view = self.networks.get(scope)
         if kind == 5:
-            self.dirty.add(("remote", scope, id_))
+            self._touch_addresses(scope, (id_,))
         elif kind in (1, 2):
             self.dirty.add(("network", scope, b""))
         if view is None:
@@ -175,7 +181,7 @@ class Goals:
         network = port.network
         view = self.networks[network]
         self.dirty.add(("port", network, port.id))
-        self.dirty.update(("remote", network, ip) for ip in port.ips)
+        self._touch_addresses(network, port.ips)
         if len(view.ports) <= 1:  # the first, or there was one until now
             self._touch_all(network)
         users = view.users.get(port.identity)
@@ -188,8 +194,10 @@ class Goals:
 
     def _touch_peer(self, item: Peer) -> None:
         self.dirty.add(("peer", item.network, item.mac))
-        behind = self.networks[item.network].behind.get(item.host, ())
-        self.dirty.update(("remote", item.network, ip) for ip in behind)
+        self._touch_addresses(item.network, self.networks[item.network].behind.get(item.host, ()))
+
+    def _touch_addresses(self, network: bytes, ips: Iterable[bytes]) -> None:
+        self.addresses.setdefault(network, {}).update(dict.fromkeys(ips))
 
     def _touch_use(self, item: Neighbour) -> None:
         """The first address behind a host has come, or the last has gone: its peer is of use, or not any more."""
@@ -212,7 +220,7 @@ class Goals:
             return
         self.dirty.add(("network", network, b""))
         self.dirty.update(("port", network, id_) for id_ in view.ports)
-        self.dirty.update(("remote", network, ip) for ip in view.neighbours)
+        self._touch_addresses(network, view.neighbours)
         self.dirty.update(("peer", network, mac) for mac in view.at)
         self.dirty.update(_policy_key(network, identity) for identity in view.users)
         self.dirty.update(("members", network, group) for group in self._remote.get(network, ()))
@@ -266,7 +274,7 @@ class Goals:
             if not host or host == self._host or host not in view.behind:  # nothing stays of a host without addresses
                 return None
             return PeerSpec(network, what, view.peers[host].vtep)
-        return self.remotes([key]).get(key)
+        return self.remotes(network, [what]).get(key)
 
     def _policy_spec(self, network: bytes, view: NetworkView, identity: int) -> PolicySpec | None:
         groups = view.groups_of(identity)
@@ -305,25 +313,24 @@ class Goals:
     def _lies_in_a_subnet(self, view: NetworkView, ip: bytes) -> bool:
         return len(ip) == IPV4 and any(_inside(ip, subnet) for subnet in view.subnets.values())
 
-    def remotes(self, keys: Iterable[SpecKey]) -> dict[SpecKey, RemoteSpec]:
+    def remotes(self, network: bytes, ips: Iterable[bytes]) -> dict[SpecKey, RemoteSpec]:
         """`spec` of many addresses of other hosts: those that the driver should hold."""
-        by_network: dict[bytes, list[SpecKey]] = {}
-        for key in keys:
-            by_network.setdefault(key[1], []).append(key)
+        view = self.networks.get(network)
+        if view is None or not view.ports or view.network is None:
+            return {}
         found: dict[SpecKey, RemoteSpec] = {}
-        for network, wanted in by_network.items():
-            view = self.networks.get(network)
-            if view is None or not view.ports or view.network is None:
-                continue
-            neighbours, local = view.neighbours, view.local
-            macs = {host: peer.mac for host, peer in view.peers.items() if host != self._host}
-            for key in wanted:
-                ip = key[2]
-                item = neighbours.get(ip)
-                mac = macs.get(item.host) if item is not None else None
-                if mac is not None and ip not in local and len(ip) == IPV4:
-                    found[key] = RemoteSpec(network, ip, mac)
+        neighbours, local = view.neighbours, view.local
+        macs = {host: peer.mac for host, peer in view.peers.items() if host != self._host}
+        for ip in ips:
+            item = neighbours.get(ip)
+            mac = macs.get(item.host) if item is not None else None
+            if mac is not None and ip not in local and len(ip) == IPV4:
+                found["remote", network, ip] = RemoteSpec(network, ip, mac)
         return found
+
+    def changed(self) -> list[SpecKey]:
+        """All that is to be computed again."""
+        return [*self.dirty, *(("remote", network, ip) for network, ips in self.addresses.items() for ip in ips)]
 
     def waits(self, port: Port) -> str:
         """Why a port cannot be what it should be yet, in words; empty when it can."""

@@ -6,6 +6,7 @@ acknowledged meanwhile.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from agent.core.events import HOST, Scope
 from agent.core.plan import Plan
@@ -14,6 +15,8 @@ from agent.core.translate import Goals
 from planes.data.driver import SpecKey
 from planes.goalstate.messages import What
 
+#: addresses of a network that are worked off in one go, in some milliseconds
+AT_ONCE = 8192
 #: what a port lives on
 GROUND = ("network", "members", "policy")
 
@@ -29,8 +32,13 @@ class Wants:
         #: what those may live on, though nothing wants it any more
         self._postponed: set[SpecKey] = set()
         #: networks that a former life left in the kernel and that are not wholly known yet, and what waits for that
+        #: besides addresses of other hosts
         self.inherited: dict[bytes, set[SpecKey]] = {}
         self._opened = False
+        #: more is to be worked off
+        self.more = False
+        #: what a former life left in the kernel may be wanted by nobody now
+        self.swept = False
 
     def opened(self, held: Iterable[SpecKey]) -> None:
         """The kernel has this. What works there stays as it is until all of its network is known: half a snapshot
@@ -44,10 +52,13 @@ class Wants:
         goals = self._goals
         goals.settle()
         if not self._opened:
-            return bool(goals.dirty)
+            return bool(goals.dirty or goals.addresses)
         for network in [network for network in self.inherited if self._is_known(network, interests)]:
             goals.dirty |= self.inherited.pop(network)
-        if not goals.dirty:
+            self.swept = True
+        ready = goals.addresses.keys() - self.inherited.keys()
+        self.more = False
+        if not goals.dirty and not ready:
             return False
         dirty, goals.dirty = goals.dirty, set()
         if self.inherited:
@@ -64,19 +75,32 @@ class Wants:
         busy = {key[1] for key in self.kept}
         free = {key for key in self._postponed if key[1] not in busy}
         self._postponed -= free
-        remotes = [key for key in dirty if key[0] == "remote"]
-        specs = goals.remotes(remotes)
-        self._plan.want_all("remote", specs)
-        for key in remotes if len(specs) < len(remotes) else ():
-            if key not in specs:
-                self._plan.want(key, None)
-        for key in {key for key in dirty if key[0] != "port" and key[0] != "remote"} | free:
+        for network in ready:
+            self._update_addresses(network)
+        for key in {key for key in dirty if key[0] != "port"} | free:
             spec = goals.spec(key)
             if spec is None and key[0] in GROUND and key[1] in busy:
                 self._postponed.add(key)
             else:
                 self._plan.want(key, spec)
         return True
+
+    def _update_addresses(self, network: bytes) -> None:
+        """Work off a network's addresses of other hosts, not too many at once."""
+        waiting = self._goals.addresses[network]
+        ips = list(islice(waiting, AT_ONCE))
+        if len(ips) < len(waiting):
+            self.more = True
+            for ip in ips:
+                del waiting[ip]
+        else:
+            del self._goals.addresses[network]
+        specs = self._goals.remotes(network, ips)
+        self._plan.want_all("remote", specs)
+        for ip in ips if len(specs) < len(ips) else ():
+            key: SpecKey = ("remote", network, ip)
+            if key not in specs:
+                self._plan.want(key, None)
 
     def _is_known(self, network: bytes, interests: Mapping[Scope, Interest]) -> bool:
         """Whether what was heard of a network is all that there is, or nobody here needs it."""
@@ -92,6 +116,9 @@ class Wants:
 
     def give_up_leftovers(self, interests: Mapping[Scope, Interest]) -> None:
         """Of what a former life left in the kernel, let go what surely nobody wants (rule S6)."""
+        if not self.swept or self.more:
+            return
+        self.swept = False
         if not self._plan.leftover or HOST not in interests or not interests[HOST].whole:
             return
         judged: dict[bytes, bool] = {}
@@ -99,6 +126,6 @@ class Wants:
             interest = interests.get((What.NETWORK, network))
             view = self._goals.networks.get(network)
             waits = view is not None and any(self._goals.waits(port) for port in view.ports.values())
-            known = interest is not None and interest.whole and not waits
+            known = interest is not None and interest.whole and not waits and network not in self.inherited
             judged[network] = known or not self._goals.needs_network(network)
         self._plan.give_up([key for key in self._plan.leftover if judged[key[1]]])

@@ -17,6 +17,7 @@ from planes.goalstate.codec import MAX_OBJECTS
 from planes.goalstate.messages import (
     WHOLE,
     Group,
+    Key,
     NetworkDigest,
     Object,
     Page,
@@ -45,6 +46,8 @@ class Token(msgspec.Struct, array_like=True, frozen=True):
     after: bytes = b""
 
 
+#: a page's objects, of which a peer may be named often
+Found = dict[Key, Object]
 _token = msgspec.msgpack.Decoder(Token).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -112,12 +115,23 @@ class Snapshots:
             identities = sorted(view.all(Kind.IDENTITY).values(), key=lambda row: row.number)
             left = [row for row in identities if row.number > start]
             return self._identities(network, [], left, start, view.top, buckets)
-        objects, key, top = await self._addresses(network, token.bucket, token.after, 0)
-        spans = (Span(token.bucket, 0, top),) if not token.after else ()
-        if key:
-            return Page(tuple(objects), _encode(Token(token.bucket, key)), spans)
-        later = [bucket for bucket in buckets if bucket > token.bucket]
-        return Page(tuple(objects), _encode(Token(later[0])) if later else b"", spans)
+        return await self._buckets_page(network, [each for each in buckets if each >= token.bucket], token)
+
+    async def _buckets_page(self, network: Network, buckets: list[int], token: Token) -> Page:
+        """A page of addresses, of as many buckets as it has room for."""
+        found: Found = {}
+        spans: list[Span] = []
+        room, after = ROWS, token.after if buckets[:1] == [token.bucket] else b""
+        for bucket in buckets:
+            if not room:
+                return Page(tuple(found.values()), _encode(Token(bucket)), tuple(spans))
+            count, key, top = await self._addresses(network, bucket, after, 0, room, found)
+            if not after:
+                spans.append(Span(bucket, 0, top))
+            if key:
+                return Page(tuple(found.values()), _encode(Token(bucket, key)), tuple(spans))
+            room, after = room - count, b""
+        return Page(tuple(found.values()), b"", tuple(spans))
 
     def _identities(
         self,
@@ -140,23 +154,26 @@ class Snapshots:
 
     async def _bucket_page(self, network: Network, pull: Pull, token: Token | None) -> Page:
         after = token.after if token else b""
-        objects, key, top = await self._addresses(network, pull.part, after, pull.since)
+        found: Found = {}
+        _, key, top = await self._addresses(network, pull.part, after, pull.since, ROWS, found)
         spans = (Span(pull.part, pull.since, top),) if token is None else ()
         following = _encode(Token(pull.part, key)) if key else b""
-        return Page(tuple(objects), following, spans, whole=not pull.since)
+        return Page(tuple(found.values()), following, spans, whole=not pull.since)
 
     async def _addresses(
-        self, network: Network, bucket: int, after: bytes, since: int
-    ) -> tuple[list[Object], bytes, int]:
-        """Neighbours of a bucket above `since`, the peers they name, the key to go on from, and the bucket's top."""
+        self, network: Network, bucket: int, after: bytes, since: int, room: int, found: Found
+    ) -> tuple[int, bytes, int]:
+        """Find neighbours of a bucket above `since` and the peers they name, in at most `room` rows.
+
+        Says how many rows it read, the key to go on from, and the bucket's top.
+        """
         read = await self._store.read(
             PORTS,
             (network.number, bucket),
             prefix=(int(Kind.IP),),
             after=(int(Kind.IP), after) if after else (),
-            limit=ROWS,
+            limit=room,
         )
-        objects: dict[tuple[int, bytes, bytes], Object] = {}
         peers: set[str] = set()
         for row in read.rows:
             if cast(int, row[2]) <= since:
@@ -165,15 +182,15 @@ class Snapshots:
             if not since and address.state != AddressState.USED:
                 continue  # who knows nothing need not hear of what is not there
             item = goals.neighbour(network.id, cast(bytes, row[1]), address)
-            objects[item.key] = item
+            found[item.key] = item
             peers.add(address.host)
         for name in filter(None, peers):
             if self._hosts.get(name) is None:
                 await self._hosts.fetch(name)
             if (peer := self._hosts.peer(network.id, name)) is not None:
-                objects[peer.key] = peer
-        key = cast(bytes, read.rows[-1][1]) if len(read.rows) == ROWS else b""
-        return list(objects.values()), key, cast(int, read.statics[0] or 0) if read.exists else 0
+                found[peer.key] = peer
+        key = cast(bytes, read.rows[-1][1]) if len(read.rows) == room else b""
+        return len(read.rows), key, cast(int, read.statics[0] or 0) if read.exists else 0
 
     # -- digests ----------------------------------------------------------------------------------------------------
 

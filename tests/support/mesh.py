@@ -270,7 +270,7 @@ class Mesh:
         for item in await self.objects(host):
             known.put(item)
         known.settle()
-        specs = [spec for key in known.dirty if (spec := known.spec(key)) is not None]
+        specs = [spec for key in known.changed() if (spec := known.spec(key)) is not None]
         kernel = Kernel()
         for spec in sorted(specs, key=lambda spec: spec.key[0] != "network"):
             _put(kernel, spec)

@@ -66,5 +66,5 @@ async def specs(store: Store, host: str) -> list[Spec]:
     for item in await objects(store, host):
         known.put(item)
     known.settle()
-    found = [spec for key in known.dirty if (spec := known.spec(key)) is not None]
+    found = [spec for key in known.changed() if (spec := known.spec(key)) is not None]
     return sorted(found, key=lambda spec: ORDER.index(spec.key[0]))

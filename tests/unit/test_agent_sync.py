@@ -5,6 +5,8 @@ import asyncio
 import msgspec
 import pytest
 
+from agent.core import wants
+from agent.core.events import HOST
 from agent.core.objects import Objects, Verdict
 from agent.core.tops import Tops
 from planes.bus.protocol import Event
@@ -368,6 +370,52 @@ def test_a_restart_without_a_file_keeps_what_the_kernel_has_until_the_snapshot_t
         await until(lambda: agent.state.in_sync(), 30)
         assert port.id.hex() not in world.dump("h1")
         assert id16(2).hex() in world.dump("h1")
+        await world.stop()
+
+    run(main())
+
+
+def test_a_restart_drops_nothing_that_is_wanted_however_many_steps_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wants, "AT_ONCE", 3)
+
+    async def main() -> None:
+        world = World()
+        await two_hosts(world)
+        for n in range(20, 40):
+            world.port(n, "h2")
+        await world.settle()
+        before = world.dump("h1")
+        await world.agents["h1"].close()
+        agent = await world.start_agent("h1")
+        await until(lambda: agent.state.in_sync(), 30)
+        assert world.dump("h1") == before
+        assert len([key for keys, _ in world.drivers["h1"].history for key in keys if key[0] == "remote"]) == 21
+        assert [drops for _, drops in world.drivers["h1"].history if drops] == []
+        await world.stop()
+
+    run(main())
+
+
+def test_a_group_that_is_heard_of_while_its_snapshot_is_missing_lets_nothing_go() -> None:
+    async def main() -> None:
+        world = World()
+        await two_hosts(world)
+        port = world.port(9, "h1")
+        await world.settle()
+        await world.agents["h1"].close()
+        world.delete(port)
+        world.control.rows.pop(port.key)
+        world.control.refuse = lambda subject: subject.endswith(".group")
+        agent = await world.start_agent("h1")
+        await asyncio.sleep(20)
+        world.control.say(Group(WEB, world.control.rev(), (EGRESS_ALL,)))
+        await asyncio.sleep(1)
+        agent.state.scopes.pull_whole(HOST)  # at whose end is looked for what may go
+        await asyncio.sleep(20)
+        assert [drops for _, drops in world.drivers["h1"].history if drops] == []
+        world.control.refuse = lambda subject: False
+        await until(lambda: agent.state.in_sync(), 30)
+        assert [drops for _, drops in world.drivers["h1"].history if drops] == [(("port", NET, port.id),)]
         await world.stop()
 
     run(main())

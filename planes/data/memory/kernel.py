@@ -63,7 +63,9 @@ class KernelNetwork:
         self._flows: dict[bytes, set[object]] = {}
 
     def put(self, spec: Spec) -> None:
-        if isinstance(spec, NetworkSpec):
+        if isinstance(spec, RemoteSpec):  # nearly everything is one
+            self.remotes[spec.ip] = spec
+        elif isinstance(spec, NetworkSpec):
             self.spec = spec
         elif isinstance(spec, MembersSpec):
             self.members[spec.group] = spec
@@ -71,10 +73,8 @@ class KernelNetwork:
             self.policies[spec.identity] = spec
         elif isinstance(spec, PortSpec):
             self.ports[spec.id] = spec
-        elif isinstance(spec, PeerSpec):
-            self.peers[spec.mac] = spec
         else:
-            self.remotes[spec.ip] = spec
+            self.peers[spec.mac] = spec
 
     def drop(self, key: SpecKey) -> None:
         kind, _, what = key
