@@ -1,4 +1,4 @@
-"""A real OTLP/HTTP receiver: keeps the spans that it is sent, and can be silent, refuse, or be away."""
+"""A real OTLP/HTTP receiver: keeps the spans that it is sent, not the metrics; it can be silent, refuse, or be away."""
 
 import threading
 import time
@@ -53,7 +53,7 @@ class Collector:
                     collector._end.wait()
                     self.close_connection = True
                     return
-                if collector.status == 200:
+                if collector.status == 200 and self.path.endswith("/traces"):
                     collector.spans += _spans(ExportTraceServiceRequest.FromString(body))
                 self.send_response(collector.status)
                 self.send_header("content-length", "0")
