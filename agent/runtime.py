@@ -213,7 +213,7 @@ class Agent:
             self._is_open = True
             held = await self._driver.held()
         except Exception as error:
-            self._feed(events.Opened(frozenset(), str(error) or type(error).__name__))
+            self._feed(events.Opened({}, str(error) or type(error).__name__))
             return
         self._feed(events.Opened(held))
 

@@ -3,11 +3,11 @@
 Handed to `AgentState.handle`, and nothing else changes the state. Times called µs are wall clock.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 from msgspec import Struct
 
-from planes.data.driver import SpecKey
+from planes.data.driver import Spec, SpecKey
 from planes.goalstate.messages import Key, What
 
 #: what an agent is interested in as a whole: (`What` or 0 for beacons, id)
@@ -73,7 +73,7 @@ class Answered(Struct, frozen=True):
 class Opened(Struct, frozen=True):
     """The driver is ready and holds this; or `error` says why it is not."""
 
-    held: frozenset[SpecKey]
+    held: Mapping[SpecKey, Spec | None]
     error: str = ""
 
 

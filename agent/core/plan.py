@@ -81,10 +81,10 @@ class Plan:
             for key in news if known else ():
                 known.pop(key, None)
 
-    def opened(self, held: frozenset[SpecKey]) -> None:
-        """The driver is ready and holds this, of unknown content."""
-        self.applied = dict.fromkeys(held)
-        self.leftover = set(held - self.desired.keys())
+    def opened(self, held: Mapping[SpecKey, Spec | None]) -> None:
+        """The driver is ready and holds this; None: of unknown content."""
+        self.applied = dict(held)
+        self.leftover = held.keys() - self.desired.keys()
         self.failed.clear()
         self.busy, self._at_work = None, {}
         for key in self.desired:

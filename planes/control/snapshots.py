@@ -17,7 +17,6 @@ from planes.goalstate.codec import MAX_OBJECTS
 from planes.goalstate.messages import (
     WHOLE,
     Group,
-    Key,
     NetworkDigest,
     Object,
     Page,
@@ -35,8 +34,8 @@ from planes.store.protocol import Store
 from planes.store.rows import decode
 from planes.store.schema import GROUPS, PORTS
 
-#: objects of a page before peers are added
-ROWS = MAX_OBJECTS * 3 // 4
+#: identities of a page; and buckets whose addresses it may have, so that one whose buckets are nearly empty comes soon
+ROWS, BUCKETS = MAX_OBJECTS * 3 // 4, 16
 
 
 class Token(msgspec.Struct, array_like=True, frozen=True):
@@ -46,10 +45,22 @@ class Token(msgspec.Struct, array_like=True, frozen=True):
     after: bytes = b""
 
 
-#: a page's objects, of which a peer may be named often
-Found = dict[Key, Object]
+#: objects that an address may bring: itself and its peer
+NEW = 2
 _token = msgspec.msgpack.Decoder(Token).decode
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class Found(msgspec.Struct):
+    """A page's addresses and the peers that they name, each once."""
+
+    objects: list[Object] = []
+    hosts: set[str] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether there may be no room for another."""
+        return len(self.objects) > MAX_OBJECTS - NEW
 
 
 class Snapshots:
@@ -119,19 +130,21 @@ class Snapshots:
 
     async def _buckets_page(self, network: Network, buckets: list[int], token: Token) -> Page:
         """A page of addresses, of as many buckets as it has room for."""
-        found: Found = {}
+        found = Found()
         spans: list[Span] = []
-        room, after = ROWS, token.after if buckets[:1] == [token.bucket] else b""
-        for bucket in buckets:
-            if not room:
-                return Page(tuple(found.values()), _encode(Token(bucket)), tuple(spans))
-            count, key, top = await self._addresses(network, bucket, after, 0, room, found)
+        after, following = token.after if buckets[:1] == [token.bucket] else b"", b""
+        for number, bucket in enumerate(buckets):
+            if number == BUCKETS or found.full:
+                following = _encode(Token(bucket))
+                break
+            key, top = await self._addresses(network, bucket, after, 0, found)
             if not after:
                 spans.append(Span(bucket, 0, top))
             if key:
-                return Page(tuple(found.values()), _encode(Token(bucket, key)), tuple(spans))
-            room, after = room - count, b""
-        return Page(tuple(found.values()), b"", tuple(spans))
+                following = _encode(Token(bucket, key))
+                break
+            after = b""
+        return Page(tuple(found.objects), following, tuple(spans))
 
     def _identities(
         self,
@@ -154,19 +167,20 @@ class Snapshots:
 
     async def _bucket_page(self, network: Network, pull: Pull, token: Token | None) -> Page:
         after = token.after if token else b""
-        found: Found = {}
-        _, key, top = await self._addresses(network, pull.part, after, pull.since, ROWS, found)
+        found = Found()
+        key, top = await self._addresses(network, pull.part, after, pull.since, found)
         spans = (Span(pull.part, pull.since, top),) if token is None else ()
         following = _encode(Token(pull.part, key)) if key else b""
-        return Page(tuple(found.values()), following, spans, whole=not pull.since)
+        return Page(tuple(found.objects), following, spans, whole=not pull.since)
 
     async def _addresses(
-        self, network: Network, bucket: int, after: bytes, since: int, room: int, found: Found
-    ) -> tuple[int, bytes, int]:
-        """Find neighbours of a bucket above `since` and the peers they name, in at most `room` rows.
+        self, network: Network, bucket: int, after: bytes, since: int, found: Found
+    ) -> tuple[bytes, int]:
+        """Find neighbours of a bucket above `since`, and the peers they name, until the page is full.
 
-        Says how many rows it read, the key to go on from, and the bucket's top.
+        Says the key to go on from, if there may be more, and the bucket's top.
         """
+        room = MAX_OBJECTS - len(found.objects)
         read = await self._store.read(
             PORTS,
             (network.number, bucket),
@@ -174,23 +188,30 @@ class Snapshots:
             after=(int(Kind.IP), after) if after else (),
             limit=room,
         )
-        peers: set[str] = set()
+        last = cast(bytes, read.rows[-1][1]) if read.rows else b""
+        done = b""
         for row in read.rows:
+            if found.full:
+                break
+            done = cast(bytes, row[1])
             if cast(int, row[2]) <= since:
                 continue
             address = decode(Kind.IP, row[3])
             if not since and address.state != AddressState.USED:
                 continue  # who knows nothing need not hear of what is not there
-            item = goals.neighbour(network.id, cast(bytes, row[1]), address)
-            found[item.key] = item
-            peers.add(address.host)
-        for name in filter(None, peers):
-            if self._hosts.get(name) is None:
-                await self._hosts.fetch(name)
-            if (peer := self._hosts.peer(network.id, name)) is not None:
-                found[peer.key] = peer
-        key = cast(bytes, read.rows[-1][1]) if len(read.rows) == room else b""
-        return len(read.rows), key, cast(int, read.statics[0] or 0) if read.exists else 0
+            found.objects.append(goals.neighbour(network.id, done, address))
+            if address.host and address.host not in found.hosts:
+                found.hosts.add(address.host)
+                await self._describe(network, address.host, found)
+        top = cast(int, read.statics[0] or 0) if read.exists else 0
+        return b"" if done == last and len(read.rows) < room else done, top
+
+    async def _describe(self, network: Network, host: str, found: Found) -> None:
+        """Find a neighbour's peer too."""
+        if self._hosts.get(host) is None:
+            await self._hosts.fetch(host)
+        if (peer := self._hosts.peer(network.id, host)) is not None:
+            found.objects.append(peer)
 
     # -- digests ----------------------------------------------------------------------------------------------------
 

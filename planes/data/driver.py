@@ -139,8 +139,11 @@ class Driver(Protocol):
     async def open(self, vtep: bytes, vtep_mac: bytes) -> None:
         """Get ready; take over what already bears our mark. `vtep`: this host's underlay address (4 bytes)."""
 
-    async def held(self) -> frozenset[SpecKey]:
-        """What exists now and is ours, read from the kernel itself."""
+    async def held(self) -> Mapping[SpecKey, Spec | None]:
+        """What exists now and is ours, read from the kernel itself; None: it may look otherwise than any spec says.
+
+        Peers and remotes are read whole, so that an agent that comes back need not put again what is right.
+        """
 
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:
         """Bring about all of `puts` and remove all of `drops`. Returns the reason for each key that failed.

@@ -58,16 +58,16 @@ async def test_a_new_life_of_the_agent_finds_exactly_what_was_put(world: World) 
     specs = everything(one, two)
     await one.put(*specs)
     keys = frozenset(spec.key for spec in specs)
-    assert await one.driver.held() == keys
+    assert (await one.driver.held()).keys() == keys
     footprints = [dict(net.footprints) for net in one.driver.networks()]
     await one.restart()
-    assert await one.driver.held() == keys
+    assert (await one.driver.held()).keys() == keys
     assert [dict(net.footprints) for net in one.driver.networks()] == footprints
     await one.put(*specs)
-    assert await one.driver.held() == keys
+    assert (await one.driver.held()).keys() == keys
     for key in reversed([spec.key for spec in specs]):
         await one.drop(key)
-    assert await one.driver.held() == frozenset()
+    assert (await one.driver.held()).keys() == frozenset()
     assert namespaces.names(f"{one.cloud}-") == []
 
 
@@ -84,7 +84,7 @@ async def test_dropping_leaves_nothing_of_a_port_behind(world: World) -> None:
     assert not seen.links
     assert not seen.chains
     assert not seen.sets
-    assert await one.driver.held() == {spec.key for spec in specs if spec.key[0] == "network"}
+    assert (await one.driver.held()).keys() == {spec.key for spec in specs if spec.key[0] == "network"}
 
 
 async def test_applying_everything_again_and_restarting_loses_no_packet(world: World) -> None:
@@ -259,7 +259,7 @@ async def test_what_belongs_to_somebody_else_is_neither_used_nor_touched(world: 
         assert foreign in failed[taken.key]
         assert set(failed) == {taken.key, ("port", taken.network, ident("x"))}
         await one.restart()
-        assert await one.driver.held() == frozenset()
+        assert (await one.driver.held()).keys() == frozenset()
         await remove_all(one.cloud)
         assert foreign in namespaces.names()
     finally:
@@ -296,7 +296,7 @@ async def test_bad_objects_fail_alone_each_with_a_sentence(world: World) -> None
     assert set(failed) == {wrong.key, port(wrong, "w", "10.0.0.6").key}
     assert failed[wrong.key].startswith("vni 308: ")
     held = await one.driver.held()
-    assert {net.key, good.key} <= held
+    assert {net.key, good.key} <= held.keys()
     assert one.driver.counters()["errors"] == 2
     moved = msgspec.structs.replace(net, vni=309)
     assert "vni 307" in (await one.driver.apply([moved], ()))[moved.key]
@@ -310,10 +310,10 @@ async def test_a_network_goes_with_all_that_is_in_it_and_can_come_back_at_once(w
     for _ in range(3):
         await one.drop(specs[0].key)
         assert f"{one.cloud}-300" not in namespaces.names()
-        assert await one.driver.held() == {network("other", 301).key}
+        assert (await one.driver.held()).keys() == {network("other", 301).key}
         await one.put(*specs)
     assert len(os.listdir("/proc/self/fd")) == before
-    assert await one.driver.held() == {spec.key for spec in specs}
+    assert (await one.driver.held()).keys() == {spec.key for spec in specs}
 
 
 async def test_an_mtu_that_changes_reaches_device_and_ports(world: World) -> None:
@@ -382,7 +382,11 @@ async def test_a_host_that_comes_back_with_another_address_uses_it(world: World)
     assert await world.reaches(a, b.ips[0])
     one.vtep = ip("172.31.0.77")
     await inside(one.name, lambda: _address("172.31.0.77", "u0", 24))
+    known = await one.driver.held()
+    assert known[remote(net, b.ips[0], two).key] == remote(net, b.ips[0], two)
     await one.restart()
+    unknown = await one.driver.held()
+    assert unknown == dict.fromkeys(known), "the device will be made anew, and what is on it goes with the old one"
     await one.put(net, peer(net, two), remote(net, b.ips[0], two))
     await two.put(peer(net, one))
     assert await world.reaches(a, b.ips[0])

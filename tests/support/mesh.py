@@ -55,7 +55,7 @@ class Watched(MemoryDriver):
         work = super().open
         await self._gate.through(self._host, "driver.open", lambda: work(vtep, vtep_mac))
 
-    async def held(self) -> frozenset[SpecKey]:
+    async def held(self) -> Mapping[SpecKey, Spec | None]:
         return await self._gate.through(self._host, "driver.held", super().held)
 
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:

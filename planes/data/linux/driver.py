@@ -109,11 +109,14 @@ class LinuxDriver:
             os.close(self._host.namespace)
             self._host = None
 
-    async def held(self) -> frozenset[SpecKey]:
+    async def held(self) -> Mapping[SpecKey, Spec | None]:
         return await asyncio.to_thread(self._read)
 
-    def _read(self) -> frozenset[SpecKey]:
-        return frozenset(key for network in self._networks.values() for key in network.read().found())
+    def _read(self) -> dict[SpecKey, Spec | None]:
+        held: dict[SpecKey, Spec | None] = {}
+        for network in self._networks.values():
+            held.update(network.held())
+        return held
 
     def networks(self) -> list[Network]:
         """The networks that are here, in the order in which they came."""

@@ -390,14 +390,18 @@ def permanent_neighbours(netlink: Netlink) -> list[tuple[int, bytes, bytes]]:
     return found
 
 
+#: NDA_PORT, NDA_VNI, NDA_IFINDEX: in a forwarding entry only where they are not the device's own
+_ASIDE = (6, 7, 8)
+
+
 def forwarding(netlink: Netlink, index: int) -> list[tuple[bytes, bytes]]:
-    """(MAC, VTEP) of every forwarding entry of a VXLAN device."""
+    """(MAC, VTEP) of every forwarding entry of a VXLAN device; no VTEP: it leads by a port or VNI of its own."""
     found: list[tuple[bytes, bytes]] = []
 
     def each(data: bytes, start: int, end: int) -> None:
         entry = attrs(data, start + 12, end)
         if struct.unpack_from("=i", data, start + 4)[0] == index and 1 in entry and 2 in entry:
-            found.append((entry[2], entry[1]))
+            found.append((entry[2], entry[1] if entry.keys().isdisjoint(_ASIDE) else b""))
 
     netlink.dump(GETNEIGH, _NEIGH.pack(AF_BRIDGE, index, 0, 0, 0), each)
     return found

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from planes.data.driver import MembersSpec, NetworkSpec, PeerSpec, PolicySpec, RemoteSpec, SpecKey
+from planes.data.driver import MembersSpec, NetworkSpec, PeerSpec, PolicySpec, RemoteSpec, Spec, SpecKey
 from planes.data.linux import namespaces, netlink, nfnetlink, readback, skeleton
 from planes.data.linux.netlink import Link, Message, Netlink
 from planes.data.linux.nfnetlink import ARP, INET, Change, Element
@@ -236,6 +236,15 @@ class Network:
             route.close()
             filters.close()
 
+    def held(self) -> dict[SpecKey, Spec | None]:
+        """What exists in it."""
+        seen = self.read()
+        return seen.found(stays=seen.vxlan is not None and self._is_ours(seen.vxlan))
+
+    def _is_ours(self, device: Link) -> bool:
+        """Whether the VXLAN device ends the tunnels of this host as it is now."""
+        return (device.mac, device.local) == (self.host.vtep_mac, self.host.vtep)
+
     def _remember(self, seen: readback.Snapshot) -> None:
         self._vxlan = seen.vxlan
         self.mtu = seen.vxlan.mtu if seen.vxlan else 0
@@ -305,13 +314,13 @@ class Network:
 
     def _device(self, spec: NetworkSpec) -> Link:
         """The VXLAN device: as it is, corrected, or made."""
-        host, alias = self.host, ids.text(self.network)
+        alias = ids.text(self.network)
         device = netlink.link(self.route, VXLAN)
         if device is None:
             device = self._make_device(spec, alias)
         elif device.alias != alias:
             raise Refused(f"the device {VXLAN} in {self.name} belongs to {device.alias or 'somebody else'}")
-        elif (device.mac, device.local) != (host.vtep_mac, host.vtep):
+        elif not self._is_ours(device):
             # a changed device would refuse identities from the wire (kernel 6.14 and later), so it is made anew; its
             # peers and remotes follow with the goal state
             self.delete_links([device.ifindex])

@@ -7,7 +7,7 @@ address). It changes nothing.
 from msgspec import Struct
 from pyroute2.iproute.linux import IPRoute
 
-from planes.data.driver import SpecKey
+from planes.data.driver import PeerSpec, RemoteSpec, Spec, SpecKey
 from planes.data.linux import namespaces, netlink, nfnetlink
 from planes.data.linux.netlink import Link, Netlink
 from planes.data.linux.nfnetlink import INET, Element
@@ -39,17 +39,21 @@ class Snapshot(Struct, frozen=True):
     chains: frozenset[str]
     members: dict[bytes, frozenset[int]]
     sets: frozenset[str]
-    remotes: frozenset[bytes]
-    peers: frozenset[bytes]
+    remotes: dict[bytes, bytes]  # address → MAC of its peer
+    peers: dict[bytes, bytes]  # MAC → tunnel end
 
-    def found(self) -> set[SpecKey]:
-        """The keys of all that exists. A namespace without its VXLAN device is no whole network."""
-        found: set[SpecKey] = {("network", self.network, b"")} if self.vxlan else set()
-        found |= {("members", self.network, group) for group in self.members}
-        found |= {("policy", self.network, identity.to_bytes(2, "big")) for identity in self.policies}
-        found |= {("port", self.network, id_) for link in self.links.values() if (id_ := alias_id(link.alias))}
-        found |= {("peer", self.network, mac) for mac in self.peers}
-        found |= {("remote", self.network, ip) for ip in self.remotes}
+    def found(self, stays: bool) -> dict[SpecKey, Spec | None]:
+        """All that exists. A namespace without its VXLAN device is no whole network. `stays`: the device will not be
+        made anew, and what is on it is as good as put."""
+        keys: list[SpecKey] = [("network", self.network, b"")] if self.vxlan else []
+        keys += [("members", self.network, group) for group in self.members]
+        keys += [("policy", self.network, identity.to_bytes(2, "big")) for identity in self.policies]
+        keys += [("port", self.network, id_) for link in self.links.values() if (id_ := alias_id(link.alias))]
+        found: dict[SpecKey, Spec | None] = dict.fromkeys(keys)
+        for mac, vtep in self.peers.items():
+            found["peer", self.network, mac] = PeerSpec(self.network, mac, vtep) if stays else None
+        for ip, mac in self.remotes.items():
+            found["remote", self.network, ip] = RemoteSpec(self.network, ip, mac) if stays else None
         return found
 
 
@@ -82,10 +86,10 @@ def read(network: bytes, route: Netlink, filters: Netlink) -> Snapshot:
     by_index = {link.ifindex: name for name, link in ports.items()}
     neighbours = netlink.permanent_neighbours(route)
     addresses: dict[str, set[tuple[bytes, bytes]]] = {}
-    remotes = set()
+    remotes: dict[bytes, bytes] = {}
     for index, ip, mac in neighbours:
         if vxlan and index == vxlan.ifindex:
-            remotes.add(ip)
+            remotes[ip] = mac
         elif index in by_index:
             addresses.setdefault(by_index[index], set()).add((ip, mac))
     groups, sets = members(filters)
@@ -101,8 +105,8 @@ def read(network: bytes, route: Netlink, filters: Netlink) -> Snapshot:
         chains=frozenset(name for name in nfnetlink.chain_names(filters, INET, TABLE) if name[1:].isdigit()),
         members=groups,
         sets=sets,
-        remotes=frozenset(remotes),
-        peers=frozenset(mac for mac, _ in netlink.forwarding(route, vxlan.ifindex)) if vxlan else frozenset(),
+        remotes=remotes,
+        peers=dict(netlink.forwarding(route, vxlan.ifindex)) if vxlan else {},
     )
 
 

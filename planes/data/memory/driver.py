@@ -68,8 +68,8 @@ class MemoryDriver:
         self._kernel = self._fabric.kernel(vtep)
         self._kernel.mac = vtep_mac
 
-    async def held(self) -> frozenset[SpecKey]:
-        return self.kernel.keys()
+    async def held(self) -> Mapping[SpecKey, Spec | None]:
+        return self.kernel.held()
 
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:
         assert not self._busy, "one caller at a time"

@@ -181,8 +181,10 @@ class Kernel:
             self.networks[key[1]].drop(key)
         self.damaged.add(key)
 
-    def keys(self) -> frozenset[SpecKey]:
-        return frozenset(spec.key for network in self.networks.values() for spec in network.specs())
+    def held(self) -> dict[SpecKey, Spec | None]:
+        """What exists; as a real kernel, it tells of peers and remotes alone what they look like."""
+        specs = [spec for network in self.networks.values() for spec in network.specs()]
+        return {spec.key: spec if isinstance(spec, RemoteSpec | PeerSpec) else None for spec in specs}
 
     def dump(self) -> str:
         """Everything, in one canonical spelling: equal text is an equal kernel."""
