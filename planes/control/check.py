@@ -25,9 +25,9 @@ from planes.model.enums import Kind
 from planes.model.errors import AlcorError
 from planes.model.ids import Id, number_of
 from planes.model.resources import Address, AddressState, NetworkState
-from planes.store.partitions import Draft
 from planes.store.protocol import Store, Values, Write
 from planes.store.schema import NETWORKS, SLOTS, TABLES, Table
+from planes.store.views import Draft
 
 log = logging.getLogger(__name__)
 

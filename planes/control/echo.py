@@ -20,11 +20,11 @@ from planes.model.enums import Kind
 from planes.model.errors import AlcorError
 from planes.model.ids import Id, bucket_of, home_of, number_of, place_of, text
 from planes.model.resources import Address, AddressState, NetworkState, Port, PortState
-from planes.store.partitions import Draft, View
 from planes.store.protocol import Store, Write
 from planes.store.rows import Mark, decode
 from planes.store.schema import BY_HOST, BY_PROJECT, GROUPS, NETWORKS, PORTS, TABLES
 from planes.store.slots import Slots
+from planes.store.views import Draft, View
 
 log = logging.getLogger(__name__)
 _TABLES = {table.name: table for table in TABLES}

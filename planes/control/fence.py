@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from planes.model.enums import Kind
 from planes.model.errors import Conflict
 from planes.model.resources import NetworkState, PortState, Subnet
-from planes.store.partitions import Apply, Draft
+from planes.store.partitions import Apply
 from planes.store.rows import Mark
+from planes.store.views import Draft
 
 
 def set_state(state: NetworkState) -> Apply[None]:

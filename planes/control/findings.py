@@ -17,7 +17,6 @@ from planes.model.addresses import bucket
 from planes.model.enums import Kind
 from planes.model.ids import Id, home_of, is_ours, make_id, network_home, number_of, place_of, text
 from planes.model.resources import Address, AddressState, NetworkState, Port, PortState
-from planes.store.partitions import View
 from planes.store.protocol import Store, Values
 from planes.store.rows import decode
 from planes.store.schema import (
@@ -36,6 +35,7 @@ from planes.store.schema import (
     Table,
 )
 from planes.store.slots import HOST_SPACE, VNI_SPACE
+from planes.store.views import View
 
 #: the tables that are walked
 WALKED = (NETWORKS, PORTS, GROUPS, SLOTS, BY_PROJECT, BY_HOST, BY_DEVICE, BY_NAME, BY_GROUP, PORT_STATUS, FEED)

@@ -14,8 +14,9 @@ from planes.goalstate.messages import WHOLE, Gone, Object, ObjectKind, Span
 from planes.model.enums import Kind
 from planes.model.ids import place_of
 from planes.model.resources import Address, AddressState, Group, Network, Port
-from planes.store.partitions import Before, Done, Draft, Partitions, Prepare, View
+from planes.store.partitions import Before, Done, Partitions, Prepare
 from planes.store.schema import GROUPS, NETWORKS, PORTS
+from planes.store.views import Draft, View
 
 T = TypeVar("T")
 

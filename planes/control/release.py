@@ -13,10 +13,10 @@ from planes.model.addresses import bucket
 from planes.model.enums import Kind
 from planes.model.ids import Id, bucket_of, number_of, place_of
 from planes.model.resources import Address, AddressState, Port, PortState
-from planes.store.partitions import Draft
 from planes.store.protocol import Store, Values, Write
 from planes.store.schema import BY_DEVICE, BY_GROUP, BY_HOST, BY_NAME, BY_PROJECT, PORT_STATUS, Table
 from planes.store.slots import Slots
+from planes.store.views import Draft
 
 #: partitions over which the ports of one name are spread
 NAME_PARTS = 2

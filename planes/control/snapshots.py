@@ -29,10 +29,10 @@ from planes.goalstate.messages import (
 from planes.model.enums import Kind
 from planes.model.ids import Id, home_of, number_of
 from planes.model.resources import AddressState, HostState, Network, Port, PortState
-from planes.store.partitions import View
 from planes.store.protocol import Store
 from planes.store.rows import decode
 from planes.store.schema import GROUPS, PORTS
+from planes.store.views import View
 
 #: identities of a page; and buckets whose addresses it may have, so that one whose buckets are nearly empty comes soon
 ROWS, BUCKETS = MAX_OBJECTS * 3 // 4, 16

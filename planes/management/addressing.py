@@ -14,7 +14,7 @@ from planes.model.enums import Kind
 from planes.model.errors import Conflict
 from planes.model.ids import Id, text
 from planes.model.resources import Address, AddressState, MacRow, Subnet
-from planes.store.partitions import Draft, View
+from planes.store.views import Draft, View
 
 
 class Releasing(Exception):

@@ -25,9 +25,10 @@ from planes.model.query import Listing, Query
 from planes.model.requests import GroupCreate, GroupUpdate, RuleCreate
 from planes.model.resources import Direction, Group, NetworkState, PortState, Rule
 from planes.model.views import GroupView, RuleView
-from planes.store.partitions import Apply, Draft, View
+from planes.store.partitions import Apply
 from planes.store.rows import Mark
 from planes.store.schema import BY_GROUP, GROUPS, PROJECTS
+from planes.store.views import Draft, View
 
 DEFAULT = "default"
 #: makes the rules that a group is born with, from (ids, group, project, revision)

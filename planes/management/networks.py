@@ -22,9 +22,9 @@ from planes.model.query import Listing, Query
 from planes.model.requests import NetworkCreate, NetworkUpdate
 from planes.model.resources import Network, NetworkState
 from planes.model.views import NetworkView
-from planes.store.partitions import Draft, View
 from planes.store.schema import NETWORKS, PORTS
 from planes.store.slots import VNI_BLOCK
+from planes.store.views import Draft, View
 
 MIN_MTU = 68
 

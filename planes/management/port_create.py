@@ -27,9 +27,10 @@ from planes.model.errors import Conflict, Invalid, not_found
 from planes.model.ids import Id, bucket_of, network_home, number_of, parse, text
 from planes.model.requests import PortCreate
 from planes.model.resources import Address, AddressState, Network, NetworkState, Port, Subnet
-from planes.store.partitions import BATCH, Apply, Before, Done, Draft, View
+from planes.store.partitions import BATCH, Apply, Before, Done
 from planes.store.protocol import Write
 from planes.store.schema import NETWORKS
+from planes.store.views import Draft, View
 
 #: how often a full bucket makes a port start over in another one
 MOVES = 64

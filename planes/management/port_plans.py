@@ -30,8 +30,8 @@ from planes.model.errors import Conflict, Invalid, not_found
 from planes.model.ids import Id, home_of, parse, text
 from planes.model.requests import AddressPair, FixedIp, PortCreate
 from planes.model.resources import Group, Identity, Network, NetworkState, Subnet
-from planes.store.partitions import Draft, View
 from planes.store.schema import GROUPS
+from planes.store.views import Draft, View
 
 MAX_IDENTITY = 65535
 MAX_PROFILE = 4096

@@ -25,7 +25,7 @@ from planes.model.errors import Conflict, not_found
 from planes.model.ids import Id, bucket_of, number_of, text
 from planes.model.requests import PortUpdate
 from planes.model.resources import Address, AddressState, MacRow, Network, Port, PortState
-from planes.store.partitions import Draft
+from planes.store.views import Draft
 
 #: fields of the row whose change concerns a kernel
 GOAL = ("admin_up", "security", "pairs", "groups", "identity", "host", "mac", "fixed")

@@ -28,8 +28,9 @@ from planes.model.query import Listing, Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.resources import Address, AddressState, Port, PortState
 from planes.model.views import AddressPairView, FixedIpView, PortView
-from planes.store.partitions import BATCH, Draft
+from planes.store.partitions import BATCH
 from planes.store.schema import BY_DEVICE
+from planes.store.views import Draft
 
 T = TypeVar("T")
 #: a list by network reads the network's buckets up to so many; beyond, the project's index is hardly longer

@@ -24,10 +24,10 @@ from planes.model.query import Listing, Query
 from planes.model.requests import HostRoute, Pool, SubnetCreate, SubnetUpdate
 from planes.model.resources import AddressState, Network, NetworkState, Subnet
 from planes.model.views import HostRouteView, PoolView, SubnetView
-from planes.store.partitions import Draft
 from planes.store.protocol import Store
 from planes.store.rows import decode
 from planes.store.schema import PORTS
+from planes.store.views import Draft
 
 #: the largest subnet: beyond it a subnet would have more buckets than one deletion should walk
 MIN_PREFIX = 8

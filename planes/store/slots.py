@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from planes.model.enums import Kind
 from planes.model.errors import OverQuota
 from planes.model.resources import Slot
-from planes.store.partitions import Apply, Draft, Partitions
+from planes.store.partitions import Apply, Partitions
 from planes.store.schema import SLOTS
+from planes.store.views import Draft
 
 BLOCK = 1024
 VNI_SPACE = "vni"

@@ -12,10 +12,11 @@ from observability.stages import now_us
 from planes.model.enums import Kind
 from planes.model.errors import Unavailable
 from planes.store.cassandra.store import CassandraStore
-from planes.store.partitions import Draft, Partitions
+from planes.store.partitions import Partitions
 from planes.store.protocol import Batch, UnknownOutcome, Write
 from planes.store.rows import Mark
 from planes.store.schema import NETWORKS
+from planes.store.views import Draft
 from tests.support.cassandra import CassandraServer
 
 pytestmark = pytest.mark.server

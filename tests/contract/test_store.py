@@ -2,81 +2,23 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from itertools import count
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planes.store.cassandra.store import CassandraStore
-from planes.store.faulty import Fault, FaultyStore, Killed, script, seeded
-from planes.store.protocol import Batch, Partition, Store, Unavailable, UnknownOutcome, Value, Values, Write
-from planes.store.schema import BY_GROUP, BY_HOST, BY_PROJECT, FEED, FREE, GUARDED, HOSTS, PORT_STATUS, PORTS, Table
-from planes.store.sqlite.store import SqliteStore
-
-_fresh = count(1)
-
-
-class Rig:
-    """A store, and a way to come back to the same data as a new process would."""
-
-    def __init__(self, make: Callable[[], Store]) -> None:
-        self._make = make
-        self.store = make()
-
-    async def reopen(self) -> Store:
-        await self.store.close()
-        self.store = self._make()
-        await self.store.open()
-        return self.store
-
-
-@pytest.fixture(params=["sqlite", pytest.param("cassandra", marks=pytest.mark.server)])
-async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    if request.param == "sqlite":
-        made = Rig(lambda: SqliteStore(tmp_path / "store.db"))
-    else:
-        url = request.getfixturevalue("cassandra").url("contract")
-        made = Rig(lambda: CassandraStore(url))
-    await made.store.open()
-    yield made
-    await made.store.close()
-
-
-@pytest.fixture
-def store(rig: Rig) -> Store:
-    return rig.store
-
-
-def bucket() -> Values:
-    """A partition of PORTS that no other test uses."""
-    return (next(_fresh), 0)
-
-
-def batch(partition: Values, expect: int | None, top: int, *keys: bytes, **more: Any) -> Batch:
-    """Put rows of kind 1 that all carry `top` as their body."""
-    rows: list[Values] = [(1, key, top, str(top).encode()) for key in keys]
-    return Batch(PORTS, partition, expect, {"top": top, **more}, rows)
-
-
-def sample(table: Table, salt: int) -> dict[str, Values]:
-    """Values of every column of a table."""
-    made = {"bigint": salt, "text": f"t{salt}é", "blob": bytes([0, 255, salt % 256])}
-    return {
-        part: tuple(made[kind] for _, kind in getattr(table, part))  # type: ignore[misc]
-        for part in ("partition", "clustering", "columns", "statics")
-    }
-
+from planes.store.faulty import Fault, FaultyStore, script
+from planes.store.protocol import Batch, Partition, Store, Unavailable, Values, Write
+from planes.store.schema import BY_GROUP, BY_HOST, FREE, GUARDED, HOSTS, PORT_STATUS, PORTS, Table
+from tests.support.stores import Rig, batch, bucket, by_host, fresh, sample
 
 # guarded tables
 
 
 @pytest.mark.parametrize("table", GUARDED, ids=lambda table: table.name)
 async def test_a_guarded_row_comes_back_as_it_was_put(rig: Rig, table: Table) -> None:
-    has = sample(table, next(_fresh))
+    has = sample(table, next(fresh))
     names = [name for name, _ in table.statics]
     statics = {**dict(zip(names, has["statics"], strict=True)), table.guard: 5}
     rows = [has["clustering"] + has["columns"]] if table.clustering else []
@@ -126,7 +68,7 @@ async def test_a_batch_happens_whole_or_not_at_all(store: Store) -> None:
 
 
 async def test_nobody_sees_a_batch_without_the_writes_before_it(store: Store) -> None:
-    where, host, top = bucket(), f"h{next(_fresh)}", 200
+    where, host, top = bucket(), f"h{next(fresh)}", 200
     rows, over = range(1, top + 1), asyncio.Event()
 
     async def look() -> None:
@@ -149,7 +91,7 @@ async def test_nobody_sees_a_batch_without_the_writes_before_it(store: Store) ->
 async def test_a_batch_that_is_not_tried_because_its_writes_failed_certainly_did_not_happen(store: Store) -> None:
     where = bucket()
     for faults, written in (({0: Fault.REFUSE}, 0), ({0: Fault.HIDE}, 1), ({1: Fault.REFUSE}, 1)):
-        host = f"h{next(_fresh)}"
+        host = f"h{next(fresh)}"
         with pytest.raises(Unavailable):
             await FaultyStore(store, script(faults)).commit(batch(where, None, 1, b"a"), [by_host(host, 1, 1)])
         assert len((await store.read(BY_HOST, (host,))).rows) == written
@@ -174,7 +116,7 @@ async def test_a_put_replaces_the_whole_row(store: Store) -> None:
 
 
 async def test_partitions_do_not_touch_each_other(store: Store) -> None:
-    net = next(_fresh)
+    net = next(fresh)
     await store.commit(batch((net, 0), None, 1, b"a"))
     await store.commit(batch((net, 1), None, 5, b"a"))
     await store.commit(Batch(PORTS, (net, 0), 1, {"top": 2}, (), [(1, b"a")]))
@@ -263,15 +205,11 @@ async def test_a_batch_that_does_not_fit_its_table_is_a_clear_error(store: Store
 
 @pytest.mark.parametrize("table", FREE, ids=lambda table: table.name)
 async def test_a_free_row_comes_back_as_it_was_written(rig: Rig, table: Table) -> None:
-    has = sample(table, next(_fresh))
+    has = sample(table, next(fresh))
     await rig.store.write([Write(table, has["partition"], has["clustering"], has["columns"], 1)])
     expected = Partition((), [has["clustering"] + has["columns"]])
     assert await rig.store.read(table, has["partition"]) == expected
     assert await (await rig.reopen()).read(table, has["partition"]) == expected
-
-
-def by_host(host: str, rev: int | None, stamp: int) -> Write:
-    return Write(BY_HOST, (host,), (b"id",), None if rev is None else (rev,), stamp)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +229,7 @@ def by_host(host: str, rev: int | None, stamp: int) -> Write:
 async def test_the_highest_stamp_of_a_row_wins(
     rig: Rig, first: tuple[int | None, int], second: tuple[int | None, int], left: int | None
 ) -> None:
-    host = f"h{next(_fresh)}"
+    host = f"h{next(fresh)}"
     await rig.store.write([by_host(host, *first)])
     await rig.store.write([by_host(host, *second)])
     found = await (await rig.reopen()).read(BY_HOST, (host,))
@@ -299,7 +237,7 @@ async def test_the_highest_stamp_of_a_row_wins(
 
 
 async def test_many_writes_of_several_tables_at_once(store: Store) -> None:
-    net, host = next(_fresh), f"h{next(_fresh)}"
+    net, host = next(fresh), f"h{next(fresh)}"
     many = [Write(BY_HOST, (host,), (n.to_bytes(2, "big"),), (n,), 1) for n in range(1000)]
     many.append(Write(PORT_STATUS, (net, 0), (b"id", host), (1, 2, b""), 1))
     await store.write(many)
@@ -324,113 +262,6 @@ async def test_a_write_that_does_not_fit_its_table_is_a_clear_error(store: Store
         await store.write([bad])
 
 
-# reads
-
-
-KEYS: list[Values] = [(kind, bytes([a, b])) for kind in (-1, 1, 2) for a in (0, 1, 255) for b in (0, 255)]
-STATUS_KEYS: list[Values] = [(bytes([a]), host) for a in (0, 9, 200) for host in ("", "a", "ab", "é", "\U0001f600")]
-
-
-async def _filled(store: Store, table: Table, keys: list[Values]) -> Values:
-    where: Values = tuple(next(_fresh) if kind == "bigint" else f"p{next(_fresh)}" for _, kind in table.partition)
-    columns = sample(table, 1)["columns"]
-    shuffled = random.Random(1).sample(keys, len(keys))
-    if table.guard:
-        await store.commit(Batch(table, where, None, {table.guard: 1}, [(*key, *columns) for key in shuffled]))
-    else:
-        await store.write([Write(table, where, key, columns, 1) for key in shuffled])
-    return where
-
-
-@pytest.mark.parametrize(
-    ("table", "keys"),
-    [
-        (PORTS, KEYS),
-        (PORT_STATUS, STATUS_KEYS),
-        (BY_HOST, [(bytes([n]),) for n in (0, 1, 127, 128, 255)]),
-        (FEED, [(at, bytes([n])) for at in (-5, 0, 7, 2**40) for n in (0, 255)]),
-    ],
-    ids=lambda value: value.name if isinstance(value, Table) else "",
-)
-async def test_prefix_after_and_limit(store: Store, table: Table, keys: list[Values]) -> None:
-    where = await _filled(store, table, keys)
-    width = len(table.clustering)
-    ordered: list[Any] = sorted(keys)
-    starts: list[Values] = [(), *{key[:n] for key in ordered for n in range(1, width + 1)}]
-    for prefix in starts:
-        for after in starts:
-            expected = [
-                key for key in ordered if key[: len(prefix)] == prefix and (not after or key[: len(after)] > after)
-            ]
-            for limit in (0, 1, 3):
-                found = await store.read(table, where, prefix=prefix, after=after, limit=limit)
-                got = [row[:width] for row in found.rows]
-                assert got == expected[: limit or None], (prefix, after, limit)
-                assert found.exists == (bool(table.guard) or bool(expected))
-
-
-@pytest.mark.parametrize(
-    ("table", "keys", "prefix", "absent"),
-    [(PORTS, KEYS, (1,), b"none"), (PORTS, KEYS, (), 99), (PORT_STATUS, STATUS_KEYS, (), b"none")],
-    ids=["behind a prefix", "numbers", "with more behind"],
-)
-async def test_among(store: Store, table: Table, keys: list[Values], prefix: Values, absent: Value) -> None:
-    where, width = await _filled(store, table, keys), len(table.clustering)
-    ordered: list[Any] = sorted(keys)
-    values: list[Any] = sorted({key[len(prefix)] for key in ordered if key[: len(prefix)] == prefix})
-    for some in (values, values[:1], values[::2], [absent], [values[-1], absent, values[0], values[0]]):
-        expected = [key for key in ordered if key[: len(prefix)] == prefix and key[len(prefix)] in some]
-        for limit in (0, 1, 3):
-            found = await store.read(table, where, prefix=prefix, among=tuple(some), limit=limit)
-            assert [row[:width] for row in found.rows] == expected[: limit or None], (some, limit)
-            assert found.exists == (bool(table.guard) or bool(expected))
-
-
-async def test_many_among_many(store: Store) -> None:
-    where, keys = bucket(), [n.to_bytes(4, "big") for n in range(2000)]
-    await store.commit(batch(where, None, 1, *keys))
-    found = await store.read(PORTS, where, prefix=(1,), among=tuple(keys[::3]))
-    assert [row[1] for row in found.rows] == keys[::3]
-
-
-async def test_a_long_partition_comes_whole_and_in_order(store: Store) -> None:
-    where = bucket()
-    keys = [n.to_bytes(4, "big") for n in range(3000)]
-    await store.commit(batch(where, None, 1, *keys))
-    found = await store.read(PORTS, where)
-    assert [row[1] for row in found.rows] == keys
-    assert found.statics[0] == 1
-    assert [row[1] for row in (await store.read(PORTS, where, prefix=(1,), after=(1, keys[9]))).rows] == keys[10:]
-    assert [row[1] for row in (await store.read(PORTS, where, after=(1, keys[9]), limit=990)).rows] == keys[10:1000]
-
-
-async def test_what_was_written_is_read(store: Store) -> None:
-    where = bucket()
-    for top in range(1, 50):
-        assert await store.commit(batch(where, top - 1 or None, top, b"a"))
-        assert (await store.read(PORTS, where, serial=top % 2 == 0)).statics[0] == top
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"partition": (1,)},
-        {"partition": (1, "0")},
-        {"prefix": (1, b"", 1)},
-        {"prefix": (b"",)},
-        {"after": ("x",)},
-        {"after": (None,)},
-        {"limit": -1},
-        {"prefix": (1,), "among": ("x",)},
-        {"prefix": (1,), "among": (b"x",), "after": (1,)},
-        {"prefix": (1, b"x"), "among": (b"x",)},
-    ],
-)
-async def test_a_read_that_makes_no_sense_is_a_clear_error(store: Store, bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="ports"):
-        await store.read(PORTS, **{"partition": (1, 0), **bad})
-
-
 async def test_a_serial_read_settles_what_a_caller_gave_up(store: Store) -> None:
     """Whatever became of the abandoned commit at the serial read is what becomes of it for ever."""
     where = bucket()
@@ -449,13 +280,13 @@ async def test_a_serial_read_settles_what_a_caller_gave_up(store: Store) -> None
 
 
 async def test_partitions_lists_every_key_once(store: Store) -> None:
-    net = next(_fresh)
+    net = next(fresh)
     guarded = [(net, n) for n in range(450)]
     await asyncio.gather(*(store.commit(batch(where, None, 1, b"a", b"b")) for where in guarded))
     found = await store.partitions(PORTS)
     assert sorted(key for key in found if key[0] == net) == guarded
     assert len(set(found)) == len(found)
-    group = next(_fresh).to_bytes(4, "big")
+    group = next(fresh).to_bytes(4, "big")
     free = [(group, part) for part in range(5)]
     await store.write([Write(BY_GROUP, where, (bytes([n]),), (), 1) for where in free for n in range(30)])
     await store.write([Write(BY_GROUP, (group, 2), (bytes([n]),), None, 2) for n in range(30)])
@@ -520,7 +351,7 @@ STEPS = st.lists(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 async def test_any_history_of_batches_ends_as_in_a_dictionary(rig: Rig, steps: list[Step]) -> None:
-    net = next(_fresh)
+    net = next(fresh)
     tops: dict[int, int] = {}
     model: dict[int, dict[int, int]] = {}
     for where, guess, puts, drops in steps:
@@ -555,7 +386,7 @@ async def test_free_writes_end_alike_in_any_order(
     distinct = list({(key, stamp, value is None): (key, value, stamp) for key, value, stamp in writes}.values())
     ends: list[list[Values]] = []
     for order in (distinct, random.Random(seed).sample(distinct, len(distinct))):
-        net = next(_fresh)
+        net = next(fresh)
         for key, value, stamp in order:
             columns = None if value is None else (value, 0, b"")
             await rig.store.write([Write(PORT_STATUS, (net, 9), (bytes([key]), "h"), columns, stamp)])
@@ -567,196 +398,3 @@ async def test_free_writes_end_alike_in_any_order(
     assert [(row[0], row[2]) for row in ends[0]] == [
         (bytes([key]), value) for key, (_, _, value) in sorted(best.items()) if value is not None
     ]
-
-
-# the faulty wrapper, around each adapter
-
-
-async def _top(store: Store, where: Values, serial: bool = False) -> Any:
-    return (await store.read(PORTS, where, serial=serial)).statics[0]
-
-
-@pytest.mark.parametrize(
-    ("fault", "raised", "applied"),
-    [
-        (Fault.REFUSE, Unavailable, False),
-        (Fault.LOSE, UnknownOutcome, False),
-        (Fault.HIDE, UnknownOutcome, True),
-        (Fault.KILL_BEFORE, Killed, False),
-        (Fault.KILL_AFTER, Killed, True),
-    ],
-)
-async def test_each_fault_does_what_its_name_says(
-    store: Store, fault: Fault, raised: type[BaseException], applied: bool
-) -> None:
-    where, host = bucket(), f"h{next(_fresh)}"
-    with pytest.raises(raised):
-        await FaultyStore(store, script({0: fault})).commit(batch(where, None, 1))
-    with pytest.raises(raised):
-        await FaultyStore(store, script({0: fault})).write([by_host(host, 1, 1)])
-    assert (await store.read(PORTS, where)).exists == applied
-    assert (await store.read(BY_HOST, (host,))).exists == applied
-
-
-async def _happened(store: Store, where: Values, rev: int) -> bool:
-    """Whether the commit that was to be `rev` has happened; if not, it never will, for the counter is raised (D5)."""
-    while True:
-        try:
-            top = await _top(store, where, serial=True)
-            if top == rev:
-                return True
-            if await store.commit(Batch(PORTS, where, top, {"top": max(top or 0, rev) + 1})):
-                return False
-        except (Unavailable, UnknownOutcome):
-            continue
-
-
-async def test_a_late_commit_happens_later_until_the_counter_is_raised(store: Store) -> None:
-    outcomes = set()
-    for seed in range(12):
-        where = bucket()
-        faulty = FaultyStore(store, script({0: Fault.LATE}), seed)
-        with pytest.raises(UnknownOutcome):
-            await faulty.commit(batch(where, None, 1))
-        happened = await _happened(faulty, where, 1)
-        outcomes.add(happened)
-        for _ in range(20):
-            await faulty.commit(batch(bucket(), None, 1))
-        assert await _top(faulty, where) == (1 if happened else 2)
-    assert outcomes == {False, True}
-
-
-async def test_a_serial_read_alone_does_not_settle_a_late_commit(store: Store) -> None:
-    later = 0
-    for seed in range(20):
-        where = bucket()
-        faulty = FaultyStore(store, script({0: Fault.LATE}), seed)
-        with pytest.raises(UnknownOutcome):
-            await faulty.commit(batch(where, None, 1))
-        seen = await _top(faulty, where, serial=True)
-        for _ in range(20):
-            await faulty.read(BY_HOST, ("x",))
-        later += await _top(faulty, where) != seen
-    assert later
-
-
-async def test_a_late_commit_may_happen_before_any_later_write(store: Store) -> None:
-    where = bucket()
-    faulty = FaultyStore(store, script({0: Fault.LATE}), seed=3)
-    with pytest.raises(UnknownOutcome):
-        await faulty.commit(batch(where, None, 1))
-    for _ in range(30):
-        await faulty.write([by_host("x", 1, 1)])
-    assert await _top(store, where) == 1
-
-
-async def test_a_late_write_of_many_rows_may_happen_in_part(store: Store) -> None:
-    found = set()
-    for seed in range(12):
-        hosts = [f"h{next(_fresh)}" for _ in range(4)]
-        faulty = FaultyStore(store, script({0: Fault.LATE}), seed)
-        with pytest.raises(UnknownOutcome):
-            await faulty.write([by_host(host, 1, 1) for host in hosts])
-        for _ in range(4):
-            await faulty.read(BY_HOST, ("x",))
-        found.add(sum([(await store.read(BY_HOST, (host,))).exists for host in hosts]))
-    assert found & {1, 2, 3}
-
-
-async def test_a_killed_process_does_nothing_more(store: Store) -> None:
-    done: list[int] = []
-
-    async def work(faulty: FaultyStore, net: int) -> None:
-        for n in range(5):
-            await faulty.commit(batch((net, n), None, 1))
-            done.append(n)
-
-    for dead_at in range(5):
-        net = next(_fresh)
-        done.clear()
-        faulty = FaultyStore(store, script({dead_at: Fault.KILL_AFTER}))
-        await faulty.run(work(faulty, net))
-        assert faulty.killed.is_set()
-        assert done == list(range(dead_at))
-        assert [(await store.read(PORTS, (net, n))).exists for n in range(5)] == [n <= dead_at for n in range(5)]
-        with pytest.raises(Killed):
-            await faulty.read(PORTS, (net, 0))
-
-
-async def test_a_run_that_is_not_killed_returns_its_result(store: Store) -> None:
-    faulty = FaultyStore(store, script({}))
-    assert await faulty.run(faulty.commit(batch(bucket(), None, 1))) is True
-
-
-async def test_a_seed_repeats_a_run_exactly(store: Store) -> None:
-    rates: Mapping[Fault, float] = {Fault.REFUSE: 0.2, Fault.LOSE: 0.2, Fault.HIDE: 0.2, Fault.LATE: 0.2}
-
-    async def history(seed: int) -> list[str]:
-        where = bucket()
-        faulty, seen, top = FaultyStore(store, seeded(seed, rates, reads=0.1), seed), [], None
-        for n in range(1, 60):
-            try:
-                top = await _top(faulty, where, serial=n % 2 == 0)
-                seen.append(str(await faulty.commit(batch(where, top, n * 100))))
-            except (Unavailable, UnknownOutcome) as error:
-                seen.append(type(error).__name__)
-        return seen
-
-    first = await history(1)
-    assert first == await history(1)
-    assert first != await history(2)
-    assert {"True", "Unavailable", "UnknownOutcome"} <= set(first)
-
-
-async def test_through_every_fault_settled_commits_lose_nothing(store: Store) -> None:
-    """A caller that settles each unknown outcome by a raised counter (rule D5) counts exactly."""
-    where, added = bucket(), 0
-    rates = {Fault.REFUSE: 0.1, Fault.LOSE: 0.1, Fault.HIDE: 0.15, Fault.LATE: 0.15}
-    faulty = FaultyStore(store, seeded(7, rates), 7)
-    top: Any = None
-    for n in range(1, 150):
-        key, rev = n.to_bytes(2, "big"), 10 * n
-        try:
-            added += await faulty.commit(batch(where, top, rev, key))
-        except Unavailable:
-            pass
-        except UnknownOutcome:
-            added += await _happened(faulty, where, rev)
-        top = await _top(faulty, where, serial=True)
-    await faulty.settle()
-    found = await store.read(PORTS, where)
-    assert len(found.rows) == added > 50
-    assert max(row[2] for row in found.rows) <= found.statics[0]  # type: ignore[type-var, operator]
-
-
-def test_impossible_rates_are_refused() -> None:
-    with pytest.raises(ValueError, match="probabilities"):
-        seeded(1, {Fault.LOSE: 0.7, Fault.HIDE: 0.7})
-
-
-async def test_lists_by_project_keep_kinds_and_parts_apart(store: Store) -> None:
-    project = f"p{next(_fresh)}"
-    await store.write([Write(BY_PROJECT, (project, kind, 0), (bytes([kind]),), (), 1) for kind in (1, 2)])
-    assert (await store.read(BY_PROJECT, (project, 1, 0))).rows == [(b"\x01",)]
-
-
-@pytest.mark.parametrize("table", [PORTS, BY_PROJECT, BY_HOST, HOSTS], ids=lambda table: table.name)
-async def test_partition_keys_come_in_pages_each_once(store: Store, table: Table) -> None:
-    wanted: set[Values] = set()
-    for n in range(7):
-        salt = next(_fresh)
-        kinds: dict[str, int | str | bytes] = {"bigint": salt, "text": f"page{salt}", "blob": bytes([n])}
-        where = tuple(kinds[kind] for _, kind in table.partition)
-        wanted.add(where)
-        if table.guard:
-            await store.commit(Batch(table, where, None, {table.guard: 1}))
-        else:
-            rows = [(*(kinds[kind] for _, kind in table.clustering[:-1]), bytes([row])) for row in range(3)]
-            await store.write([Write(table, where, row, tuple(1 for _ in table.columns), 1) for row in rows])
-    found: list[Values] = []
-    while page := await store.partitions(table, after=found[-1] if found else (), limit=3):
-        assert len(page) <= 3
-        found += page
-    assert len(found) == len(set(found))
-    assert wanted <= set(found)
-    assert sorted(found, key=repr) == sorted(await store.partitions(table), key=repr)

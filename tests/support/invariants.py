@@ -6,7 +6,6 @@ from planes.control.release import index_rows, part_of
 from planes.model.enums import Kind
 from planes.model.ids import number_of
 from planes.model.resources import AddressState, Port, PortState
-from planes.store.partitions import View
 from planes.store.protocol import Store
 from planes.store.schema import (
     BY_DEVICE,
@@ -20,6 +19,7 @@ from planes.store.schema import (
     SLOTS,
     Table,
 )
+from planes.store.views import View
 
 Found = dict[bytes, Any]
 

@@ -28,10 +28,10 @@ from planes.management.context import ManagementConfig
 from planes.model.addresses import ip_text
 from planes.model.enums import Kind
 from planes.model.resources import AddressState, HostState, Port, PortState
-from planes.store.partitions import View
 from planes.store.protocol import Store, Value, Values
 from planes.store.schema import GROUPS, NETWORKS, PORTS, Table
 from planes.store.sqlite.store import SqliteStore
+from planes.store.views import View
 from tests.support.clock import now_us, until
 from tests.support.gate import Gate, GatedBus, GatedStore
 from tests.support.lives import Lives

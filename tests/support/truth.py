@@ -7,9 +7,9 @@ from planes.data.driver import ORDER, Spec
 from planes.goalstate.messages import Gone, Object
 from planes.model.enums import Kind
 from planes.model.resources import AddressState, HostState, PortState
-from planes.store.partitions import View
 from planes.store.protocol import Store, Value, Values
 from planes.store.schema import GROUPS, HOSTS, NETWORKS, PORTS, Table
+from planes.store.views import View
 
 
 async def views(store: Store, table: Table) -> dict[Values, View]:

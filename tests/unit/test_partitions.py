@@ -12,11 +12,12 @@ from planes.model.enums import Kind
 from planes.model.errors import Conflict, Unavailable
 from planes.store import partitions
 from planes.store.faulty import Fault, FaultyStore
-from planes.store.partitions import BATCH, Apply, Draft, Partitions
+from planes.store.partitions import BATCH, Apply, Partitions
 from planes.store.protocol import Batch, Partition, UnknownOutcome, Values, Write
 from planes.store.rows import Mark, to_row
 from planes.store.schema import NETWORKS, Table
 from planes.store.sqlite.store import SqliteStore
+from planes.store.views import Draft
 
 WHERE = (7,)
 

@@ -1,0 +1,87 @@
+"""A partition of a guarded table as it was read, and a draft of what it is to become.
+
+Made by `partitions`, used by operations and by whoever looks at a partition without changing it. Neither calls the
+store.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from planes.model.resources import Body
+from planes.store.protocol import Partition, Value
+from planes.store.rows import decode
+from planes.store.schema import Table
+
+
+class View:
+    """The committed state of one partition, decoded. Replaced row by row as batches commit; never edited by others."""
+
+    def __init__(self, table: Table, read: Partition) -> None:
+        names = [name for name, _ in table.statics]
+        self.statics: dict[str, Value] = dict(zip(names, read.statics, strict=True)) if read.exists else {}
+        self.kinds: dict[int, dict[bytes, Any]] = {}
+        #: scratch for whoever looks for something free here; forgotten with the view
+        self.hints: dict[Any, Any] = {}
+        for row in read.rows:
+            kind, key, _, body = cast(tuple[int, bytes, int, bytes], row)
+            self.kinds.setdefault(kind, {})[key] = decode(kind, body)
+
+    @property
+    def top(self) -> int:
+        """The partition's counter; 0 when it does not exist."""
+        top: int = self.statics.get("top") or 0  # type: ignore[assignment]  # a guard is a number
+        return top
+
+    def get(self, kind: int, key: bytes = b"") -> Any:
+        """The row's object, or None."""
+        rows = self.kinds.get(kind)
+        return rows.get(key) if rows else None
+
+    def all(self, kind: int) -> dict[bytes, Any]:
+        """Every row of a kind, by key."""
+        return self.kinds.get(kind, {})
+
+
+class Draft:
+    """What an operation sees and edits: the view, the edits of the same batch before it, and its own."""
+
+    def __init__(self, view: View, batch: dict[tuple[int, bytes], Body | None], statics: dict[str, Value]) -> None:
+        self.view = view
+        self._batch = batch
+        self._statics = statics
+        self.edits: dict[tuple[int, bytes], Body | None] = {}
+        self.set: dict[str, Value] = {}
+
+    def get(self, kind: int, key: bytes = b"") -> Any:
+        where = (int(kind), key)
+        if where in self.edits:
+            return self.edits[where]
+        if where in self._batch:
+            return self._batch[where]
+        return self.view.get(kind, key)
+
+    def all(self, kind: int) -> Iterator[tuple[bytes, Any]]:
+        """Rows of a kind with every edit so far, in no particular order."""
+        over = {**self._batch, **self.edits}
+        for key, body in self.view.all(kind).items():
+            if (int(kind), key) not in over:
+                yield key, body
+        for (k, key), body in over.items():
+            if k == kind and body is not None:
+                yield key, body
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing is edited yet: what is seen here is what is committed."""
+        return not self.edits and not self._batch
+
+    def static(self, name: str) -> Value:
+        if name in self.set:
+            return self.set[name]
+        return self._statics[name] if name in self._statics else self.view.statics.get(name)
+
+    def put(self, kind: int, key: bytes, body: Body) -> None:
+        self.edits[int(kind), key] = body
+
+    def drop(self, kind: int, key: bytes = b"") -> None:
+        self.edits[int(kind), key] = None
