@@ -130,3 +130,14 @@ class World:
         c.say(Gone(ObjectKind.PORT, b"", port.id, c.rev()), c.port_host[port.id])
         for address in port.ips:
             c.say(Gone(ObjectKind.NEIGHBOUR, port.network, address, c.rev()))
+
+
+async def two_hosts(world: World) -> None:
+    """A network with a port on each of two hosts."""
+    await world.start("h1", "h2")
+    world.network()
+    world.port(2, "h1")
+    world.port(3, "h2")
+    await world.settle()
+    await asyncio.sleep(10)
+    await world.settle()
