@@ -66,6 +66,9 @@ class Objects:
         kinds = self._scopes.get(scope)
         return kinds.get(kind, {}) if kinds is not None else {}
 
+    def _all(self, scope: Scope) -> list[Entry]:
+        return [entry for entries in self._scopes.get(scope, {}).values() for entry in entries.values()]
+
     def _place(self, scope: Scope, kind: int) -> Entries:
         """The same, to add to."""
         return self._scopes.setdefault(scope, {}).setdefault(kind, {})
@@ -132,7 +135,7 @@ class Objects:
         read of its part (`tops`): then whatever was heard of it has been deleted meanwhile.
         """
         gone: list[Object] = []
-        for entry in [entry for entries in self._scopes.get(scope, {}).values() for entry in entries.values()]:
+        for entry in self._all(scope):
             if entry.item is None or entry.named >= gen:
                 continue
             key = entry.item.key
@@ -148,7 +151,8 @@ class Objects:
 
     def forget(self, scope: Scope) -> list[Object]:
         """Drop a scope that is no longer of interest; says what existed there."""
-        entries = [entry for entries in self._scopes.pop(scope, {}).values() for entry in entries.values()]
+        entries = self._all(scope)
+        self._scopes.pop(scope, None)
         self._count -= len(entries)
         return [entry.item for entry in entries if entry.item is not None]
 

@@ -7,11 +7,25 @@ import pytest
 
 from agent.core import wants
 from agent.core.events import HOST
-from planes.goalstate.messages import (
-    Group,
-)
+from agent.runtime import Agent
+from planes.goalstate.messages import Group, Port
 from tests.support.clock import run, until
 from tests.support.world import EGRESS_ALL, NET, WEB, World, id16, two_hosts
+
+
+async def back_without_groups(world: World) -> tuple[Agent, Port]:
+    """An agent that comes back and gets no group; meanwhile a port of its own went, of which nobody knows any more."""
+    await two_hosts(world)
+    port = world.port(9, "h1")
+    await world.settle()
+    await world.agents["h1"].close()
+    world.keepers.clear()
+    world.delete(port)
+    world.control.rows.pop(port.key)  # even its tombstone is forgotten
+    world.control.refuse = lambda subject: subject.endswith(".group")
+    agent = await world.start_agent("h1")
+    await asyncio.sleep(20)
+    return agent, port
 
 
 def test_a_restart_changes_nothing_without_control_and_sweeps_only_when_in_sync() -> None:
@@ -44,16 +58,7 @@ def test_a_restart_changes_nothing_without_control_and_sweeps_only_when_in_sync(
 def test_a_restart_without_a_file_keeps_what_the_kernel_has_until_the_snapshot_then_sweeps_leftovers() -> None:
     async def main() -> None:
         world = World()
-        await two_hosts(world)
-        port = world.port(9, "h1")
-        await world.settle()
-        await world.agents["h1"].close()
-        world.keepers.clear()
-        world.delete(port)
-        world.control.rows.pop(port.key)  # even its tombstone is forgotten
-        world.control.refuse = lambda subject: subject.endswith(".group")
-        agent = await world.start_agent("h1")
-        await asyncio.sleep(20)
+        agent, port = await back_without_groups(world)
         assert port.id.hex() in world.dump("h1")  # a port still waits for its group: nothing may go
         assert id16(2).hex() in world.dump("h1")
         world.control.refuse = lambda subject: False
@@ -89,15 +94,7 @@ def test_a_restart_drops_nothing_that_is_wanted_however_many_steps_it_takes(monk
 def test_a_group_that_is_heard_of_while_its_snapshot_is_missing_lets_nothing_go() -> None:
     async def main() -> None:
         world = World()
-        await two_hosts(world)
-        port = world.port(9, "h1")
-        await world.settle()
-        await world.agents["h1"].close()
-        world.delete(port)
-        world.control.rows.pop(port.key)
-        world.control.refuse = lambda subject: subject.endswith(".group")
-        agent = await world.start_agent("h1")
-        await asyncio.sleep(20)
+        agent, port = await back_without_groups(world)
         world.control.say(Group(WEB, world.control.rev(), (EGRESS_ALL,)))
         await asyncio.sleep(1)
         agent.state.scopes.pull_whole(HOST)  # at whose end is looked for what may go

@@ -8,25 +8,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from planes.data.driver import (
-    ORDER,
-    DriverError,
-    MembersSpec,
-    NetworkSpec,
-    PeerSpec,
-    PolicySpec,
-    PortSpec,
-    RemoteSpec,
-    Spec,
-    SpecKey,
-    Transaction,
-)
+from planes.data.driver import ORDER, DriverError, NetworkSpec, Spec, SpecKey, Transaction
 from planes.data.memory.fabric import Fabric
 from planes.data.memory.kernel import Kernel, KernelNetwork
 
 _RANK = {kind: rank for rank, kind in enumerate(ORDER)}
-_KINDS: tuple[type, ...] = (NetworkSpec, MembersSpec, PolicySpec, PortSpec, PeerSpec, RemoteSpec)
-_RANK_OF = {kind: rank for rank, kind in enumerate(_KINDS)}
 
 
 class MemoryDriver:
@@ -75,18 +61,18 @@ class MemoryDriver:
         assert not self._busy, "one caller at a time"
         self._busy = True
         try:
-            wanted, unwanted = list(puts), list(drops)
-            self.history.append((tuple([spec.key for spec in wanted]), tuple(unwanted)))
+            wanted, unwanted = [(spec.key, spec) for spec in puts], list(drops)
+            self.history.append((tuple([key for key, _ in wanted]), tuple(unwanted)))
             if self.latency:
                 await asyncio.sleep(self.latency)
             await self._go_on.wait()
             errors: dict[SpecKey, str] = {}
             for key in sorted(unwanted, key=lambda each: _RANK[each[0]], reverse=True):
                 self._drop(key)
-            for spec in sorted(wanted, key=lambda each: _RANK_OF[type(each)]):
-                if reason := self._put(spec):
-                    errors[spec.key] = reason
-            self._counters.update(puts=len(wanted) - len(errors), errors=len(errors))
+            for key, spec in sorted(wanted, key=lambda each: _RANK[each[0][0]]):
+                if reason := self._put(key[0], spec):
+                    errors[key] = reason
+                    self._counters["errors"] += 1
             return errors
         finally:
             self._busy = False
@@ -121,13 +107,12 @@ class MemoryDriver:
         """The host's kernel in canonical text."""
         return self.kernel.dump()
 
-    def _put(self, spec: Spec) -> str:
-        if self._failing:
-            kind = spec.key[0]
-            reason, times = self._failing.get(kind, ("", 0))
-            if times:
-                self._failing[kind] = (reason, times - 1)
-                return reason
+    def _put(self, kind: str, spec: Spec) -> str:
+        reason, times = self._failing.get(kind, ("", 0))
+        if times:
+            self._failing[kind] = (reason, times - 1)
+            return reason
+        self._counters["puts"] += 1
         networks = self.kernel.networks
         if isinstance(spec, NetworkSpec) and spec.network not in networks:
             taken = self.kernel.by_vni(spec.vni)
@@ -135,10 +120,9 @@ class MemoryDriver:
                 return f"VNI {spec.vni} is in use by {taken.spec.network.hex()}"
             networks[spec.network] = KernelNetwork(spec)
             return ""
-        network = networks.get(spec.network)
-        if network is None:
+        if spec.network not in networks:
             return f"no network {spec.network.hex()}"
-        network.put(spec)
+        networks[spec.network].put(spec)
         return ""
 
     def _drop(self, key: SpecKey) -> None:
