@@ -27,7 +27,7 @@ CLIENTS = 16
 #: an agent whose filters have another version, so that it replaces those that it finds
 NEXT = """
 from planes.data.linux import skeleton
-for name in ("RULESET", "RENEWAL", "VERSION"):
+for name in ("RULESET", "REPLACEMENT", "VERSION"):
     setattr(skeleton, name, getattr(skeleton, name).replace(skeleton.VERSION, "version_of_{release}"))
 from cli.main import main
 main()

@@ -169,7 +169,7 @@ class Network:
                 log.warning("%s: the filters of another release cannot become this one's: %s", self.name, error)
             else:
                 return
-        self.nft.run(skeleton.RENEWAL)
+        self.nft.run(skeleton.REPLACEMENT)
 
     def _succeed(self) -> None:
         """Make another release's filters ours, in place."""
@@ -187,7 +187,7 @@ class Network:
 
     def renew(self) -> None:
         """Make the tables anew, closed; what ports and policies had in them has to be put again."""
-        self.nft.run(skeleton.RENEWAL)
+        self.nft.run(skeleton.REPLACEMENT)
         self.repairs += 1
         self.chains, self.sets, self.policies, self.members = set(), set(), {}, {}
         self.footprints = {name: Footprint(frozenset(), was.addresses) for name, was in self.footprints.items()}

@@ -118,7 +118,7 @@ VERSION = f"version_{hashlib.blake2b(TABLES.encode(), digest_size=8).hexdigest()
 RULESET = f"{TABLES}add chain inet {TABLE} {VERSION}\n"
 
 #: the same in place of whatever part of it is there, in one transaction, which drops what comes in that moment
-RENEWAL = "".join(f"table {f} {TABLE}\ndelete table {f} {TABLE}\n" for f in ("inet", "arp")) + RULESET
+REPLACEMENT = "".join(f"table {f} {TABLE}\ndelete table {f} {TABLE}\n" for f in ("inet", "arp")) + RULESET
 
 #: the sets whose elements begin with an interface's name
 BY_INTERFACE = (
