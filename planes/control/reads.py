@@ -12,6 +12,7 @@ import msgspec
 from planes.model.enums import Kind
 from planes.model.ids import Id, place_of
 from planes.model.resources import Address, Body, Port
+from planes.store.partitions import Partitions
 from planes.store.protocol import Store, Values
 from planes.store.rows import decode
 from planes.store.schema import BY_HOST, PORT_STATUS, PORTS, Table
@@ -20,6 +21,8 @@ from planes.store.schema import BY_HOST, PORT_STATUS, PORTS, Table
 TOGETHER = 200
 #: reads of one call under way at a time
 WIDTH = 32
+#: ports of one bucket up to which reading them costs no more than asking whether what is remembered still holds
+WORTH = 4
 
 
 class Report(Body, frozen=True):
@@ -51,6 +54,20 @@ async def ports(store: Store, ids: Sequence[bytes]) -> dict[bytes, Port]:
     """The rows of those ports that exist, by id, read from the store itself."""
     rows = await _some(store, PORTS, (int(Kind.PORT),), _by_bucket(ids))
     return {cast(bytes, row[1]): decode(int(Kind.PORT), row[3]) for row in rows}
+
+
+async def current_ports(partitions: Partitions, ids: Sequence[bytes]) -> dict[bytes, Port]:
+    """The same; from what this instance remembers of a bucket where a short read shows that it is still so."""
+    wanted = _by_bucket(ids)
+    worth = [where for where, keys in wanted.items() if len(keys) > WORTH and partitions.peek(PORTS, where)]
+    views = await asyncio.gather(*(partitions.current(PORTS, where) for where in worth))
+    found: dict[bytes, Port] = {}
+    for where, view in zip(worth, views, strict=True):
+        if view is not None:
+            rows = view.all(Kind.PORT)
+            found |= {id_: rows[id_] for id_ in wanted.pop(where) if id_ in rows}
+    left = [id_ for keys in wanted.values() for id_ in keys]
+    return found | await ports(partitions.store, left) if left else found
 
 
 async def _some(

@@ -28,7 +28,7 @@ SHARED = "*"
 
 
 def part_of(id_: bytes) -> int:
-    """The 6 random bits of an id that spread an index over partitions."""
+    """The first 6 bits of an id, by which indexes are spread over partitions; all ids of a home have the same."""
     return id_[0] >> 2
 
 

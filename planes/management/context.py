@@ -20,7 +20,7 @@ from planes.management.caller import Caller
 from planes.management.listing import matches, no_marker, page
 from planes.model.enums import Kind
 from planes.model.errors import Invalid, PreconditionFailed, Unavailable
-from planes.model.ids import RANDOM_BITS, Id, make_id, parse
+from planes.model.ids import LAST_BITS, TURN_BITS, Id, leading, make_id, parse
 from planes.model.query import Listing, Query
 from planes.store.protocol import StoreError, Values, Write
 from planes.store.schema import BY_PROJECT
@@ -30,9 +30,6 @@ LIST_BOUND = 10_000
 LIST_CHUNK = 500
 #: parts of an index, by the first bits of an id
 PARTS = 64
-
-#: ids in a row that share their first three bytes, and so the partitions of the feed and of the indexes; 255 at most
-ALIKE = 128
 
 #: resource names of quotas, by kind
 RESOURCES = {
@@ -70,17 +67,12 @@ class Context:
         self.now = plane.now
         #: ids are unique, not secret: no system call for each
         self._random = random.Random(secrets.token_bytes(32))
-        self._first = self._left = 0
+        self._turn = self._random.getrandbits(TURN_BITS)
 
     def new_id(self, home: int) -> Id:
-        """Ids that are made one after the other begin alike and are in order: their index rows lie together and are
-        written together, and a page of a list is of few buckets.
-        """
-        if not self._left:
-            self._first, self._left = self._random.getrandbits(24) << (RANDOM_BITS - 24), ALIKE
-        self._left -= 1
-        place = (255 - self._left) << (RANDOM_BITS - 32)
-        return make_id(home, self._first | place | self._random.getrandbits(RANDOM_BITS - 32))
+        """A new id. Those that one instance makes of a home, one after the other, are in order."""
+        self._turn = (self._turn + 1) % (1 << TURN_BITS)
+        return make_id(home, leading(home) | self._turn << LAST_BITS | self._random.getrandbits(LAST_BITS))
 
     def limit(self, kind: int) -> int:
         return self.config.quotas.get(RESOURCES[Kind(kind)], -1)

@@ -22,6 +22,7 @@ from planes.management.port_create import BucketFull, Plan, PortCreation
 from planes.management.port_update import PortChange
 from planes.model.addresses import bucket, ip_text, mac_text, parse_ip
 from planes.model.enums import Kind
+from planes.model.enums import Status as Word
 from planes.model.errors import AlcorError, Invalid, Unavailable, not_found
 from planes.model.ids import bucket_of, common_text, home_of, is_ours, number_of, parse, place_of, text
 from planes.model.query import Listing, Query
@@ -155,7 +156,7 @@ class Ports:
 
     async def list(self, who: Caller, query: Query) -> Listing:
         async def views(ids: Sequence[bytes]) -> list[PortView]:
-            rows = await reads.ports(self._c.store, [id_ for id_ in ids if is_ours(id_)])
+            rows = await reads.current_ports(self._c.plane.partitions, [id_ for id_ in ids if is_ours(id_)])
             seen = [port for port in rows.values() if port.state == PortState.LIVE and who.sees(port.project)]
             said = await reads.statuses(self._c.store, seen)
             return [self._view(port, said.get(port.id)) for port in seen]
@@ -288,8 +289,10 @@ class Ports:
     # -- views ------------------------------------------------------------------------------------------------------
 
     def _view(self, port: Port, status: Status | None) -> PortView:
-        host = self._c.plane.hosts.get(port.host) if port.host else None
-        why = reason(port, status, host.state if host else None, self._c.plane.hosts.answers(port.host))
+        said, why = word(port, status), ""
+        if said != Word.ACTIVE:
+            host = self._c.plane.hosts.get(port.host) if port.host else None
+            why = reason(port, status, host.state if host else None, self._c.plane.hosts.answers(port.host))
         return PortView(
             id=text(port.id),
             name=port.name,
@@ -302,10 +305,12 @@ class Ports:
             security_groups=tuple([common_text(group) for group in port.groups]),
             allowed_address_pairs=tuple(
                 [AddressPairView(ip_address=ip, mac_address=mac or mac_text(port.mac)) for ip, mac in port.pairs]
-            ),
+            )
+            if port.pairs
+            else (),
             port_security_enabled=port.security,
             admin_state_up=port.admin_up,
-            status=word(port, status),
+            status=said,
             status_reason=why,
             device_id=port.device_id,
             device_owner=port.device_owner,

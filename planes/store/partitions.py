@@ -1,7 +1,7 @@
 """Changing one partition of a guarded table: many callers, one conditional batch at a time.
 
 Called by management and control. A caller hands in an operation, a plain function from the partition's state to edits;
-operations that arrive while a batch is under way leave together in the next one (at most 32), so that contention makes
+operations that arrive while a batch is under way leave together in the next one (at most 128), so that contention makes
 batches larger instead of retries more (rule D2). Rows are kept in memory, so many at most; the compare-and-set is what
 validates them. An operation may run several times and must have no effect but its edits. An unknown outcome is settled
 by a serial read before anything else is tried (rule D5).
@@ -21,9 +21,9 @@ from planes.model.resources import Body
 from planes.store.protocol import Batch, Partition, Store, StoreError, Unavailable, UnknownOutcome, Value, Values, Write
 from planes.store.rows import to_row
 from planes.store.schema import Table
-from planes.store.views import Draft, View
+from planes.store.views import Draft, View, to_store
 
-BATCH = 32
+BATCH = 128
 #: a batch that others overtake is tried so often, and for so many seconds at least; the longest wait in between
 ATTEMPTS = 8
 PATIENCE, LONGEST = 10.0, 0.1
@@ -138,6 +138,16 @@ class Partitions:
         """The partition as this instance knows it at this instant; None when it does not."""
         desk = self._desks.get((table.name, partition))
         return desk.view if desk else None
+
+    async def current(self, table: Table, partition: Values) -> View | None:
+        """The partition as the store has it now, if this instance knows it so: one short read says it, if it is known.
+
+        Not while something is under way here: the store may be ahead then.
+        """
+        desk = self._desks.get((table.name, partition))
+        if desk is None or desk.worker is not None or (view := desk.view) is None:
+            return None
+        return view if await self._holds(table, partition, view) and desk.view is view else None
 
     def forget(self, table: Table, partition: Values) -> None:
         """Read it anew next time."""
@@ -334,7 +344,7 @@ class Partitions:
             partition,
             view.top if view.statics else None,
             statics,
-            [to_row(kind, key, revs[kind, key], body) for (kind, key), body in edits.items() if body is not None],
+            [to_row(kind, key, revs[kind, key], body) for kind, key, body in to_store(view, edits)],
             [where for where, body in edits.items() if body is None],
         )
         return _Built(batch, before, edits), done

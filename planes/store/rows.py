@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from planes.model.addresses import bucket
 from planes.model.enums import Kind
+from planes.model.ids import bucket_of
 from planes.model.resources import (
     Address,
     Body,
@@ -56,3 +58,11 @@ def decode(kind: int, body: Any) -> Any:
 def to_row(kind: int, key: bytes, rev: int, body: Body) -> Values:
     """(kind, key, rev, body) as the table holds it."""
     return (int(kind), key, rev, _encode(body))
+
+
+def own_mac(port: Port) -> bytes:
+    """The MAC that a port's own row claims, so that no row of its own need be stored; empty: it lies elsewhere.
+
+    A port lives in its MAC's bucket until the MAC is changed to one of another.
+    """
+    return port.mac if bucket(port.mac) == bucket_of(port.id) else b""

@@ -4,17 +4,24 @@ Made by `partitions`, used by operations and by whoever looks at a partition wit
 store.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from planes.model.resources import Body
+from planes.model.enums import Kind
+from planes.model.resources import Body, MacRow, Port
 from planes.store.protocol import Partition, Value
-from planes.store.rows import decode
+from planes.store.rows import decode, own_mac
 from planes.store.schema import Table
+
+Edits = Mapping[tuple[int, bytes], Body | None]
+_MAC, _PORT = int(Kind.MAC), int(Kind.PORT)
 
 
 class View:
-    """The committed state of one partition, decoded. Replaced row by row as batches commit; never edited by others."""
+    """The committed state of one partition, decoded. Replaced row by row as batches commit; never edited by others.
+
+    A port's row claims its MAC too: that row is here and is not stored.
+    """
 
     def __init__(self, table: Table, read: Partition) -> None:
         names = [name for name, _ in table.statics]
@@ -25,6 +32,9 @@ class View:
         for row in read.rows:
             kind, key, _, body = cast(tuple[int, bytes, int, bytes], row)
             self.kinds.setdefault(kind, {})[key] = decode(kind, body)
+        for port in self.kinds.get(Kind.PORT, {}).values():
+            if mac := own_mac(port):
+                self.kinds.setdefault(Kind.MAC, {}).setdefault(mac, MacRow(port.id))
 
     @property
     def top(self) -> int:
@@ -85,3 +95,16 @@ class Draft:
 
     def drop(self, kind: int, key: bytes = b"") -> None:
         self.edits[int(kind), key] = None
+
+
+def to_store(view: View, edits: Edits) -> Iterator[tuple[int, bytes, Body]]:
+    """What of the edits of a view becomes rows: all but a MAC that its port's own row claims."""
+    for (kind, key), body in edits.items():
+        if body is None:
+            continue
+        if kind == _MAC and isinstance(body, MacRow):
+            owner = (_PORT, body.port)
+            port: Port | None = edits[owner] if owner in edits else view.get(*owner)  # type: ignore[assignment]
+            if port is not None and port.mac == key:
+                continue
+        yield kind, key, body

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from planes.store.cassandra.session import Line
-from planes.store.cassandra.sharing import Sharing
+from planes.store.cassandra.sharing import BYTES, ROW, TOGETHER, Sharing
 from planes.store.protocol import Unavailable
 
 
@@ -37,6 +37,7 @@ async def test_what_comes_in_one_turn_or_while_a_request_is_under_way_shares_the
     server = Server()
     sharing = Sharing(server.send, 4)
     first = [sharing.add("a", [line(n)]) for n in range(3)]
+    await turn()
     other = sharing.add("b", [line(100)])
     await turn()
     assert server.sent == [[line(0), line(1), line(2)], [line(100)]]
@@ -47,6 +48,22 @@ async def test_what_comes_in_one_turn_or_while_a_request_is_under_way_shares_the
     server.go.set()
     await asyncio.wait([*first, other, *later])
     assert server.sent[2:] == [[line(3), line(3), line(4), line(4)], [line(5), line(5)]]
+    await sharing.idle()
+
+
+async def test_partitions_of_one_turn_share_a_request_as_far_as_it_holds_them() -> None:
+    server = Server()
+    sharing = Sharing(server.send, 100)
+    first = [sharing.add(n, [line(n)]) for n in range(TOGETHER + 1)]
+    large = sharing.add("large", [("INSERT", (bytes(BYTES),))])
+    many = sharing.add("many", [line(n) for n in range(BYTES // ROW)])
+    traces = sharing.add("traces", [line(n) for n in range(TOGETHER)], TOGETHER)
+    await turn()
+    assert [len(lines) for lines in server.sent] == [TOGETHER, 1, 1, BYTES // ROW, TOGETHER]
+    later = [sharing.add(n, [line(n + 100)]) for n in range(2)]  # their partitions are under way
+    server.go.set()
+    await asyncio.wait([*first, large, many, traces, *later])
+    assert server.sent[5:] == [[line(100)], [line(101)]]
     await sharing.idle()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from planes.bus.memory.bus import MemoryBroker
 from planes.control import names, reads
 from planes.control.names import Names
 from planes.control.release import drops, index_rows
@@ -18,6 +19,7 @@ from planes.model.requests import PortCreate, PortUpdate
 from planes.model.views import NetworkView, PortView, SubnetView
 from planes.store.protocol import Batch, Store
 from planes.store.schema import BY_NAME, BY_PROJECT, LEASES, PORT_STATUS, PORTS
+from planes.store.sqlite.store import SqliteStore
 from tests.support.cloud import caller, network_with_subnet, running
 
 
@@ -166,16 +168,40 @@ async def test_a_page_reads_each_bucket_once_whatever_lies_between_its_ports(
     assert tables[PORTS.name] == tables[PORT_STATUS.name] == 3
 
 
+async def test_a_page_of_many_networks_is_of_few_buckets(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    nets = [(await network_with_subnet(cloud, f"10.{n}.0.0/24"))[0] for n in range(20)]
+    for turn in range(200):
+        await port(cloud, nets[turn % 20])
+    tables = counting(monkeypatch, cloud.plane.store)
+    assert len((await cloud.ports.list(caller(), Query(limit=40))).items) == 40
+    assert tables[PORTS.name] <= 5, "40 ports and one more, 10 of each network"
+
+
+async def test_a_page_is_of_what_the_store_has_also_where_a_bucket_is_remembered(tmp_path: Path) -> None:
+    store, broker = SqliteStore(tmp_path / "store.db"), MemoryBroker()
+    async with running(tmp_path, store=store, broker=broker) as one, running(tmp_path, store=store) as other:
+        network, _ = await network_with_subnet(one)
+        made = [await port(one, network, name=f"p{n}") for n in range(reads.WORTH + 3)]
+
+        async def names(cloud: Cloud) -> list[str]:
+            return sorted(view.name for view in (await cloud.ports.list(caller(), Query())).items)
+
+        assert await names(one) == await names(other) == [view.name for view in made]
+        await other.ports.update(caller(), made[0].id, PortUpdate(name="new"), None)
+        await other.ports.delete(caller(), made[1].id, None)
+        expected = sorted(["new", *[view.name for view in made[2:]]])
+        assert await names(one) == await names(other) == expected
+
+
 @pytest.mark.parametrize("backward", [False, True])
 async def test_pages_of_any_size_make_up_the_whole_list_and_read_no_more_than_they_need(
     cloud: Cloud, net: Any, backward: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many projects, parts of the index that hold more than a chunk, and parts that hold nothing."""
-    network, _ = net
+    networks = [net[0], *[(await network_with_subnet(cloud))[0] for _ in range(3)]]
     monkeypatch.setattr(context, "LIST_CHUNK", 4)
-    monkeypatch.setattr(context, "ALIKE", 9)
     for project in ("demo", "other", "third"):
-        for _ in range(4):
+        for network in networks:
             wanted = [PortCreate(network_id=network.id, project_id=project) for _ in range(9)]
             await cloud.ports.create(caller("demo", admin=True), wanted)
     admin = caller("demo", admin=True)

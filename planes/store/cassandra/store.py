@@ -128,7 +128,10 @@ class CassandraStore:
             raise Unavailable("The store is not open.")
         groups, errors = self._by_partition(writes), list[BaseException]()
         for at in range(0, len(groups), WIDTH):
-            shares = [sharing.add(where, lines) for where, lines in groups[at : at + WIDTH]]
+            shares = [
+                sharing.add(where, lines, TRACES if where[0] == CHANGES.name else 1)
+                for where, lines in groups[at : at + WIDTH]
+            ]
             await asyncio.wait(shares)
             errors += [error for share in shares if (error := share.exception())]
         if errors:
