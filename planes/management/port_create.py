@@ -49,6 +49,7 @@ class Plan(Struct):
     """One port on its way: where it will live and what it has claimed elsewhere."""
 
     fields: Fields
+    network: Network
     id: Id
     identity: int
     inside: list[Wish]  # addresses to choose or take in the home bucket
@@ -56,10 +57,6 @@ class Plan(Struct):
     outside: dict[bytes, Wish] = {}  # what was claimed there
     announced: bool = False  # the feed and the indexes name it
     taking: tuple[tuple[int, int], ...] = ()  # (network, bucket) of each address that it has not got yet
-
-    @property
-    def network(self) -> Network:
-        return self.fields.network
 
 
 class PortCreation:
@@ -161,7 +158,7 @@ class PortCreation:
         spots = tuple([(fields.network.number, where) for where in taking])
         for spot in spots:
             self._taking[spot] = self._taking.get(spot, 0) + 1
-        return Plan(fields, id_, identity, inside, elsewhere, taking=spots)
+        return Plan(fields, fields.network, id_, identity, inside, elsewhere, taking=spots)
 
     def landed(self, plans: Sequence[Plan]) -> None:
         """These have their addresses, or need none any more."""
@@ -358,13 +355,14 @@ class PortCreation:
         Raises BucketFull when it has not room for all.
         """
         network, where = plans[0].network, bucket_of(plans[0].id)
+        change, traceparent = who.change.id, who.change.traceparent
 
         def make(draft: Draft, rev: int) -> list[Port]:
-            return [self._make(who, plan, draft, rev) for plan in plans]
+            return [self._make(plan, draft, rev, change, traceparent) for plan in plans]
 
         return (await self.waiting(network, where, make, lambda: self._before(plans), len(plans))).value
 
-    def _make(self, who: Caller, plan: Plan, draft: Draft, rev: int) -> Port:
+    def _make(self, plan: Plan, draft: Draft, rev: int, change: bytes, traceparent: str) -> Port:
         fields, network, present = plan.fields, plan.network, draft.get(Kind.PORT, plan.id)
         if present is not None:
             found: Port = present
@@ -393,37 +391,9 @@ class PortCreation:
             order = [wish.ip for wish in fields.wishes]
             fixed += [(wish.subnet.id, ip) for ip, wish in plan.outside.items()]
             fixed.sort(key=lambda pair: order.index(pair[1]) if pair[1] in order else len(order))
-        port = self._port(who, plan, mac, tuple(fixed), rev)
+        port = _port(plan, mac, tuple(fixed), rev, change, traceparent)
         draft.put(Kind.PORT, plan.id, port)
         return port
-
-    def _port(self, who: Caller, plan: Plan, mac: bytes, fixed: tuple[tuple[Id, bytes], ...], rev: int) -> Port:
-        fields, wanted = plan.fields, plan.fields.wanted
-        return Port(
-            id=plan.id,
-            network=plan.network.id,
-            project=fields.project,
-            mac=mac,
-            fixed=fixed,
-            groups=fields.groups,
-            identity=plan.identity,
-            host=fields.host,
-            name=wanted.name,
-            description=wanted.description,
-            device_id=wanted.device_id or "",
-            device_owner=wanted.device_owner or "",
-            vnic_type=fields.vnic_type,
-            admin_up=wanted.admin_state_up,
-            security=fields.security,
-            pairs=fields.pairs,
-            profile=fields.profile,
-            created=rev,
-            updated=rev,
-            rev=rev,
-            goal_rev=rev,
-            change=who.change.id,
-            traceparent=who.change.traceparent,
-        )
 
     async def _move(self, plan: Plan) -> None:
         """The home bucket filled up meanwhile: start over in another one, under another id."""
@@ -467,6 +437,37 @@ class PortCreation:
             addressing.take_mac(draft, mac, port, network.id, rev)
 
         await self._c.ground.change_bucket(network.id, network.number, where, apply)
+
+
+def _port(
+    plan: Plan, mac: bytes, fixed: tuple[tuple[Id, bytes], ...], rev: int, change: bytes, traceparent: str
+) -> Port:
+    fields, wanted = plan.fields, plan.fields.wanted
+    return Port(
+        id=plan.id,
+        network=plan.network.id,
+        project=fields.project,
+        mac=mac,
+        fixed=fixed,
+        groups=fields.groups,
+        identity=plan.identity,
+        host=fields.host,
+        name=wanted.name,
+        description=wanted.description,
+        device_id=wanted.device_id or "",
+        device_owner=wanted.device_owner or "",
+        vnic_type=fields.vnic_type,
+        admin_up=wanted.admin_state_up,
+        security=fields.security,
+        pairs=fields.pairs,
+        profile=fields.profile,
+        created=rev,
+        updated=rev,
+        rev=rev,
+        goal_rev=rev,
+        change=change,
+        traceparent=traceparent,
+    )
 
 
 def exhausted(network: Network) -> Conflict:

@@ -63,8 +63,9 @@ class Ports:
         finally:
             creation.landed(plans)
         change.mark("write")
+        traceparent = change.traceparent
         for port in ports:
-            self._c.ground.publish_port(port, change.traceparent)
+            self._c.ground.publish_port(port, traceparent)
         self._follow(who, ports)
         return [self._view(port, None) for port in ports]
 

@@ -68,7 +68,8 @@ class Draft:
             return self.edits[where]
         if where in self._batch:
             return self._batch[where]
-        return self.view.get(kind, key)
+        rows = self.view.kinds.get(kind)
+        return rows.get(key) if rows else None
 
     def all(self, kind: int) -> Iterator[tuple[bytes, Any]]:
         """Rows of a kind with every edit so far, in no particular order."""
