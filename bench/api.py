@@ -23,6 +23,8 @@ BULK = 100
 MORE = 2000
 #: simulated ones, which ack every port that they are told of
 HOSTS = 8
+#: seconds after which the echo of a row's creates is over, so that the next row does not pay for it
+QUIET = 20.0
 
 
 def idle() -> list[Figure]:
@@ -74,17 +76,20 @@ async def _creates(running: Bare, net: str, empty: int, pid: int) -> list[Figure
     await drive(empty, lambda _: free, CLIENTS, seconds=1)
     await drive(running.api_port, lambda _: free, CLIENTS, seconds=1)
 
+    await asyncio.sleep(QUIET)
     yardstick, meter = await _measured({"empty": pid}, empty, lambda _: free)
     figures = [_figure("empty handler", yardstick, meter)]
     base = ("empty handler", yardstick.rate, at_least(0.3, ratio=True))
     single, meter = await _measured(running.pids, running.api_port, lambda _: free)
     figures.append(_figure("port creates", single, meter, base=base))
+    await asyncio.sleep(QUIET)
     acked, meter = await _measured(running.pids, running.api_port, lambda n: bound[n % HOSTS])
     while swarm.total("unacked"):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.05)
     figures.append(_figure(f"port creates, acked by {HOSTS} hosts", acked, meter, base=base))
     port = running.client.get("/v2.0/ports", params={"limit": "1", "fields": "id"}).json()["ports"][0]["id"]
     one = request("GET", f"/v2.0/ports/{port}", X_Roles="admin")
+    await asyncio.sleep(QUIET)
     got, meter = await _measured(running.pids, running.api_port, lambda _: one)
     figures.append(_figure("get by id", got, meter, base=(*base[:2], at_least(0.4, ratio=True))))
     bulks, meter = await _measured(running.pids, running.api_port, lambda _: bulk, clients=4)

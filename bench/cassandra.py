@@ -153,6 +153,8 @@ async def on_cassandra(url: str, pid: int) -> list[Figure]:
         bulk = await rig.bulk(one)
         for step in (insert, select, same, spread, insert, same):  # the server compiles what it does often
             await rig.rate(CLIENTS, step)
+        await rig.rate(BULKS, bulk, 100, 2 * SECONDS)
+        await asyncio.sleep(QUIET)
         inserts, selects = await rig.rate(CLIENTS, insert), await rig.rate(CLIENTS, select)
         figures.append(Figure("INSERT of a row, 64 clients", round(inserts.per_second), "/s", str(inserts)))
         figures.append(Figure("SELECT of a row, 64 clients", round(selects.per_second), "/s", str(selects)))
@@ -161,6 +163,7 @@ async def on_cassandra(url: str, pid: int) -> list[Figure]:
         tell("create, 64 clients, one subnet", together, inserts, "INSERTs", at_least(0.30, ratio=True))
         tell("create, 64 clients, 64 subnets", apart, inserts, "INSERTs", None)
         tell("create in one subnet", together, apart, "in 64 subnets", at_least(0.5, ratio=True))
+        await asyncio.sleep(QUIET)
         inserts = await rig.rate(CLIENTS, insert)  # again: the server is warmer, or the machine busier
         bulks = await rig.rate(BULKS, bulk, 100)
         tell("ports in bulks of 100", bulks, inserts, "INSERTs", at_least(1.0, ratio=True))
