@@ -53,6 +53,7 @@ class Echo:
     ) -> None:
         self._store = store
         self._ground = ground
+        self._partitions = ground.partitions
         self._hosts = hosts
         self._releases = releases
         self._snapshots = snapshots
@@ -94,7 +95,7 @@ class Echo:
         done: set[int] = set()
         for some in _together(entry for entry in entries if _is_quiet(entry)):
             try:
-                rows = await reads.ports(self._store, [id_ for entry in some for id_ in entry.ids])
+                rows = await reads.current_ports(self._partitions, (id_ for entry in some for id_ in entry.ids))
                 same = [entry for entry in some if all(_is_untouched(rows.get(id_)) for id_ in entry.ids)]
                 ports = [rows[id_] for entry in same for id_ in entry.ids]
                 await self._tell(ports, await self._acked(ports))
@@ -212,7 +213,7 @@ class Echo:
                 network,
                 [
                     goals.neighbour(network, ip, row)
-                    for ip, row in (await reads.addresses(self._store, (number, where), ips)).items()
+                    for ip, row in (await reads.current_addresses(self._partitions, (number, where), ips)).items()
                     if row.state != AddressState.CLAIMED
                 ],
                 (),

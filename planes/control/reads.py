@@ -56,18 +56,29 @@ async def ports(store: Store, ids: Sequence[bytes]) -> dict[bytes, Port]:
     return {cast(bytes, row[1]): decode(int(Kind.PORT), row[3]) for row in rows}
 
 
-async def current_ports(partitions: Partitions, ids: Sequence[bytes]) -> dict[bytes, Port]:
+async def current_ports(partitions: Partitions, ids: Iterable[bytes]) -> dict[bytes, Port]:
     """The same; from what this instance remembers of a bucket where a short read shows that it is still so."""
-    wanted = _by_bucket(ids)
+    found, left = await _remembered(partitions, Kind.PORT, _by_bucket(ids))
+    return found | await ports(partitions.store, left) if left else found
+
+
+async def current_addresses(
+    partitions: Partitions, partition: tuple[int, int], ips: Sequence[bytes]
+) -> dict[bytes, Address]:
+    """As `addresses`, where from as `current_ports`."""
+    found, left = await _remembered(partitions, Kind.IP, {partition: ips})
+    return found | await addresses(partitions.store, partition, left) if left else found
+
+
+async def _remembered(
+    partitions: Partitions, kind: Kind, wanted: Mapping[tuple[int, int], Sequence[bytes]]
+) -> tuple[dict[bytes, Any], list[bytes]]:
+    """Rows of buckets that are known to be as this instance remembers them, and the keys in the other buckets."""
     worth = [where for where, keys in wanted.items() if len(keys) > WORTH and partitions.peek(PORTS, where)]
     views = await asyncio.gather(*(partitions.current(PORTS, where) for where in worth))
-    found: dict[bytes, Port] = {}
-    for where, view in zip(worth, views, strict=True):
-        if view is not None:
-            rows = view.all(Kind.PORT)
-            found |= {id_: rows[id_] for id_ in wanted.pop(where) if id_ in rows}
-    left = [id_ for keys in wanted.values() for id_ in keys]
-    return found | await ports(partitions.store, left) if left else found
+    known = {where: view.all(kind) for where, view in zip(worth, views, strict=True) if view is not None}
+    found = {key: rows[key] for where, rows in known.items() for key in wanted[where] if key in rows}
+    return found, [key for where, keys in wanted.items() if where not in known for key in keys]
 
 
 async def _some(

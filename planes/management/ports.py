@@ -157,7 +157,7 @@ class Ports:
 
     async def list(self, who: Caller, query: Query) -> Listing:
         async def views(ids: Sequence[bytes]) -> list[PortView]:
-            rows = await reads.current_ports(self._c.plane.partitions, [id_ for id_ in ids if is_ours(id_)])
+            rows = await reads.current_ports(self._c.plane.partitions, filter(is_ours, ids))
             seen = [port for port in rows.values() if port.state == PortState.LIVE and who.sees(port.project)]
             said = await reads.statuses(self._c.store, seen)
             return [self._view(port, said.get(port.id)) for port in seen]
