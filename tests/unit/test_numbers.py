@@ -4,199 +4,31 @@ Two instances on one store, on virtual time; each test fails when its part of th
 """
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from planes.bus.memory.bus import MemoryBroker, MemoryBus
-from planes.bus.protocol import Incoming
 from planes.control import fence, numbers
 from planes.control.plane import ControlConfig
-from planes.goalstate import codec
-from planes.goalstate.messages import Goal, Gone, Identity, ObjectKind
+from planes.goalstate.messages import Gone, Identity, ObjectKind
 from planes.management import port_plans
-from planes.management.cloud import Cloud, build
-from planes.management.context import ManagementConfig
-from planes.management.port_plans import identity_key
-from planes.model import resources
 from planes.model.addresses import bucket
 from planes.model.enums import Kind
 from planes.model.errors import Conflict, NotFound
-from planes.model.ids import Id, bucket_of, number_of, parse, text
-from planes.model.requests import FixedIp, GroupCreate, NetworkCreate, PortCreate, PortUpdate, SubnetCreate
-from planes.model.resources import NumberState, Port
+from planes.model.ids import Id, bucket_of, parse
+from planes.model.requests import FixedIp, PortCreate, SubnetCreate
+from planes.model.resources import Address, AddressState, NumberState, Port, PortState
 from planes.model.views import PortView
-from planes.store.protocol import Batch, Store, Write
+from planes.store.protocol import Partition
 from planes.store.schema import NETWORKS, PORTS
-from planes.store.sqlite.store import SqliteStore
 from planes.store.views import Draft, View
-from tests.support.clock import now_us, run
 from tests.support.cloud import caller
-from tests.support.invariants import violations
-from tests.support.steady import SteadyStore
+from tests.support.numbers import DAY, Two, play
 
-DAY = 86_400.0
 NONE_LEFT = "no number left for another set of security groups"
-
-
-class Door:
-    """The store as one instance sees it; its batches of a table wait here, in `waits`, until they may `go`."""
-
-    def __init__(self, inner: object) -> None:
-        self._inner = inner
-        self.holds = ""
-        self.waits, self.go = asyncio.Event(), asyncio.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def commit(self, batch: Batch, before: tuple[Write, ...] = ()) -> bool:
-        if batch.table.name == self.holds:
-            self.waits.set()
-            await self.go.wait()
-        done: bool = await cast(Store, self._inner).commit(batch, before)
-        return done
-
-    def hold(self, table: str) -> None:
-        self.holds = table
-        self.waits.clear()
-        self.go.clear()
-
-    def let(self) -> None:
-        self.holds = ""
-        self.go.set()
-
-
-class Two:
-    """Two instances that nothing happens in by itself, a network, and security groups a, b, c, …"""
-
-    def __init__(self, store: SteadyStore) -> None:
-        self.store = store
-        self.doors = [Door(store) for _ in range(2)]
-        self.broker = MemoryBroker()
-        self.clouds: list[Cloud] = []
-        self.network, self.number = "", 0
-        self.groups: dict[str, Id] = {}
-        self.told: list[object] = []
-        self.spare: PortView
-
-    async def start(self, count: int) -> None:
-        management = ManagementConfig(instance_spread=False)
-        for n, door in enumerate(self.doors):
-            bus = MemoryBus(self.broker, f"c{n}")
-            await bus.connect()
-            self.clouds.append(build(cast(Store, door), bus, ControlConfig(), management, now=now_us))
-        (made,) = await self.clouds[0].networks.create(caller(), [NetworkCreate()])
-        self.network, self.number = made.id, number_of(parse(made.id))
-        await self.clouds[0].subnets.create(caller(), [SubnetCreate(network_id=made.id, cidr="10.0.0.0/16")])
-        for name in "abcdefghijklmnop"[:count]:
-            (group,) = await self.clouds[0].groups.create(caller(), [GroupCreate(name=name)])
-            self.groups[name] = parse(group.id)
-        plane = self.clouds[1].plane
-
-        def heard(message: Incoming) -> None:
-            items = codec.decode(message.data, Goal)[1].objects
-            self.told += [item for item in items if item.key[0] == ObjectKind.IDENTITY]
-
-        await plane.bus.subscribe(plane.subjects.network(parse(made.id)), heard)
-
-    async def stop(self) -> None:
-        for cloud in self.clouds:
-            await cloud.plane.partitions.idle()
-            await cloud.plane.bus.close()
-        await self.store.close()
-
-    def wanted(self, names: str, ip: str = "", host: str = "") -> PortCreate:
-        fixed = {"fixed_ips": (FixedIp(ip_address=ip),)} if ip else {}
-        return PortCreate(network_id=self.network, host_id=host, security_groups=self.ids(names), **fixed)  # type: ignore[arg-type]
-
-    def ids(self, names: str) -> tuple[str, ...]:
-        return tuple(text(self.groups[name]) for name in names)
-
-    async def port(self, names: str, by: int = 0, ip: str = "") -> PortView:
-        """A port with these groups."""
-        (made,) = await self.clouds[by].ports.create(caller(), [self.wanted(names, ip)])
-        return made
-
-    async def wear(self, port: PortView, names: str, by: int = 0) -> None:
-        wanted = PortUpdate(security_groups=self.ids(names))
-        await self.clouds[by].ports.update(caller(), port.id, wanted, None)
-
-    async def drop(self, port: PortView, by: int = 0) -> None:
-        await self.clouds[by].ports.delete(caller(), port.id, None)
-
-    async def spend(self, names: str) -> None:
-        """Each of these groups gets a number, and then has no port."""
-        for name in names:
-            await self.drop(await self.port(name))
-
-    async def check(self, by: int = 0) -> None:
-        """What happens once a day."""
-        report = await self.clouds[by].plane.check.run(fix=True)
-        assert [finding.rule for finding in report.left] == []
-
-    async def look(self, by: int = 0) -> None:
-        """The part of it that is about numbers."""
-        await self.clouds[by].plane.check._numbers.tend(self.number, lambda: asyncio.sleep(0))
-
-    async def rested(self, by: int = 0) -> None:
-        """Whatever no port has has rested, and is free."""
-        await self.look(by)
-        await asyncio.sleep(7 * DAY)
-        await self.look(by)
-
-    async def row(self, names: str) -> resources.Identity | None:
-        view = View(NETWORKS, await self.store.read(NETWORKS, (self.number,)))
-        row: resources.Identity | None = view.get(Kind.IDENTITY, self.key(names))
-        return row
-
-    def key(self, names: str) -> bytes:
-        return identity_key(tuple(sorted(self.groups[name] for name in names)))
-
-    async def state(self, names: str) -> int:
-        row = await self.row(names)
-        assert row is not None
-        return row.state
-
-    async def of(self, port: PortView) -> int:
-        """The number that a port has in the store."""
-        id_ = parse(port.id)
-        view = View(PORTS, await self.store.read(PORTS, (self.number, bucket_of(id_))))
-        row: Port = view.get(Kind.PORT, id_)
-        return row.identity
-
-    async def right(self) -> None:
-        """Each port has its set's number, and no number is of two sets."""
-        assert await violations(cast(Store, self.store)) == []
-
-
-Story = Callable[[Two], Awaitable[None]]
-
-
-def play(path: Path, story: Story, count: int = 6, seed: int = 1) -> None:
-    @asynccontextmanager
-    async def made() -> AsyncIterator[Two]:
-        two = Two(SteadyStore(SqliteStore(path / "store.db"), random.Random(seed)))
-        await two.store.open()
-        await two.start(count)
-        try:
-            yield two
-        finally:
-            for door in two.doors:
-                door.let()
-            await two.stop()
-
-    async def main() -> None:
-        async with made() as two:
-            await story(two)
-            await two.right()
-
-    run(main())
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +122,9 @@ def test_a_snapshot_does_not_name_what_means_nothing(tmp_path: Path) -> None:
         view = await plane.ground.network_view(two.number, fresh=True)
         network = view.get(Kind.NETWORK)
         page = await plane.snapshots._network_page(network, view, None)
-        assert [item.number for item in page.objects if isinstance(item, Identity)] == [2]
+        named = [item for item in page.objects if item.key[0] == ObjectKind.IDENTITY]
+        assert [item.number for item in named if isinstance(item, Identity)] == [2]
+        assert len(named) == 1
 
     play(tmp_path, story)
 
@@ -372,9 +206,9 @@ def test_who_knows_the_network_from_before_does_not_use_a_number_that_is_another
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("becomes", [NumberState.RESTING, NumberState.FREE, None])
+@pytest.mark.parametrize("becomes", [NumberState.RESTING, NumberState.FREE, None, "another's"])
 def test_a_commit_under_way_when_the_bucket_is_looked_at_fails_and_takes_the_number_back_or_another(
-    tmp_path: Path, way: Way, becomes: NumberState | None
+    tmp_path: Path, way: Way, becomes: NumberState | str | None
 ) -> None:
     async def story(two: Two) -> None:
         two.spare = await two.port("b", by=1)
@@ -387,13 +221,15 @@ def test_a_commit_under_way_when_the_bucket_is_looked_at_fails_and_takes_the_num
         if becomes is not NumberState.RESTING:
             await asyncio.sleep(7 * DAY)
             await two.look()
-        if becomes is None:
+        if isinstance(becomes, NumberState):
+            assert await two.state("a") == becomes
+        else:
             assert await two.of(await two.port("d")) == 2
             assert await two.row("a") is None
-        else:
-            assert await two.state("a") == becomes
+        if becomes == "another's":
+            assert await two.of(await two.port("a")) == 3
         two.doors[1].let()
-        assert {await two.of(port) for port in await task} == {3 if becomes is None else 2}
+        assert {await two.of(port) for port in await task} == {2 if isinstance(becomes, NumberState) else 3}
         assert await two.state("a") == NumberState.USED
 
     play(tmp_path, story)
@@ -420,6 +256,9 @@ def test_a_commit_before_the_bucket_is_looked_at_is_seen_and_keeps_its_number(
         await look
         assert {await two.of(port) for port in ports} == {3}
         assert [await two.state(name) for name in "ac"] == [NumberState.USED, NumberState.RESTING]
+        await asyncio.sleep(1)
+        of_a = [item for item in two.told if isinstance(item, Identity) and item.groups == (two.groups["a"],)]
+        assert len(of_a) == 1, "hosts were told anew what they knew"
 
     play(tmp_path, story)
 
@@ -458,6 +297,16 @@ def test_one_takes_a_free_number_and_another_takes_it_back_at_the_same_time(tmp_
         await two.right()
 
     play(tmp_path, story, seed=seed)
+
+
+def test_a_number_is_seen_at_ports_that_go_and_at_addresses_that_hosts_were_told_of() -> None:
+    id_, view = Id(bytes(16)), View(PORTS, Partition((0, 0, 0), []))
+    draft = Draft(view, {}, {})
+    draft.put(Kind.PORT, b"1", Port(id_, id_, "", b"", (), identity=1, state=PortState.DELETING))
+    for n, state in enumerate(AddressState, 2):
+        draft.put(Kind.IP, bytes((n,)), Address(id_, id_, b"", "", n, state))
+    assert numbers._fenced(7)(draft, 8) == {1, 2, 3, 4}
+    assert draft.get(Kind.BUCKET).rev == 7
 
 
 def test_a_bucket_that_is_registered_later_is_no_way_around(tmp_path: Path) -> None:
@@ -548,7 +397,7 @@ def test_a_bucket_that_is_newer_than_its_network_came_out_of_a_backup_and_still_
         await asyncio.sleep(1)
         where = (two.number, bucket_of(parse(port.id)))
         await plane.ground.change_bucket(parse(two.network), *where, fence.require(top + 500_000))
-        assert await two.of(await two.port("b")) == 2
+        assert await two.of(await two.port("a", 1)) == 1
         assert (await plane.ground.network_view(two.number, fresh=True)).top > top + 500_000
 
     play(tmp_path, story)
