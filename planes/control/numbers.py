@@ -35,6 +35,8 @@ NEARLY, SPARE = 0.9, 4096
 
 Rows = Mapping[bytes, Identity]
 Pause = Callable[[], Awaitable[None]]
+#: a row of another state, at a revision
+Into = Callable[[Identity, int], Identity]
 
 
 def give(draft: Draft, key: bytes, groups: tuple[Id, ...], rev: int) -> int | None:
@@ -106,18 +108,22 @@ class Numbers:
                 read = await self._store.read(PORTS, (network.number, bucket), prefix=(int(kind),))
                 used |= _numbers(kind, (decode(kind, row[3]) for row in read.rows))
             await pause()
-        aside = {key: row for key, row in rows.items() if row.state != NumberState.USED}
-        back = {key: row for key, row in aside.items() if row.number in used}
-        for row in back.values():
-            if row.state >= NumberState.RESTING:  # an instance of a version that knows no states has given it
-                log.warning("number %d of network %s is used though it rested", row.number, text(network.id))
-        await self._turn(network, back, _used, pause)
+        unused: dict[int, dict[bytes, Identity]] = {state: {} for state in NumberState}
+        for key, row in sorted(rows.items(), key=lambda item: item[1].rev):
+            if row.number not in used:
+                unused[row.state][key] = row
+        back = {k: row for k, row in rows.items() if row.number in used and row.state >= NumberState.RESTING}
+        if count := await self._turn(network, back, _used, pause):
+            # By an instance of a version that knows no states.
+            log.warning("network %s: %d numbers are used though they rested", text(network.id), count)
         rested = self._now() - self._rest
-        ripe = {k: row for k, row in aside.items() if row.state == NumberState.RESTING and row.since <= rested}
-        await self._turn(network, {k: row for k, row in ripe.items() if k not in back}, _free, pause)
-        idle = sorted((row.rev, k) for k, row in rows.items() if k not in aside and row.number not in used)
-        room = SPARE - len(aside) + len(back)
-        await self._turn(network, {key: rows[key] for _, key in idle[: max(room, 0)]}, _doubted, pause)
+        ripe = {key: row for key, row in unused[NumberState.RESTING].items() if row.since <= rested}
+        freed = await self._turn(network, ripe, _free, pause)
+        idle = unused.pop(NumberState.USED)
+        room = max(0, SPARE - sum(map(len, unused.values())))
+        await self._turn(network, dict(islice(idle.items(), room)), _doubted, pause)
+        if freed:
+            log.info("network %s: %d numbers may be given to other sets", text(network.id), freed)
 
     async def _withdraw(self, network: Network, pause: Pause) -> None:
         """What is doubted and certainly nobody's rests from now on.
@@ -139,23 +145,25 @@ class Numbers:
             return replace(row, rev=rev, state=NumberState.RESTING, since=self._now())
 
         await self._turn(network, {k: row for k, row in doubted.items() if row.number in used}, _used, pause)
-        await self._turn(network, {k: row for k, row in doubted.items() if row.number not in used}, resting, pause)
+        nobodys = {k: row for k, row in doubted.items() if row.number not in used}
+        if count := await self._turn(network, nobodys, resting, pause):
+            log.info("network %s: %d numbers rest, which no port has", text(network.id), count)
 
-    async def _turn(
-        self, network: Network, rows: Rows, into: Callable[[Identity, int], Identity], pause: Pause
-    ) -> None:
-        """Change the state of those of these rows that still are what was read, a batch at a time."""
-        left = iter(rows.items())
+    async def _turn(self, network: Network, rows: Rows, into: Into, pause: Pause) -> int:
+        """Change the state of those of these rows that still are what was read, a batch at a time; says how many."""
+        left, count = iter(rows.items()), 0
         while some := list(islice(left, BATCH)):
-            await self._ground.change_network(network.id, network.number, _turned(some, into))
+            count += (await self._ground.change_network(network.id, network.number, _turned(some, into))).value
             await pause()
+        return count
 
 
-def _turned(rows: Iterable[tuple[bytes, Identity]], into: Callable[[Identity, int], Identity]) -> Apply[None]:
-    def apply(draft: Draft, rev: int) -> None:
-        for key, row in rows:
-            if draft.get(Kind.IDENTITY, key) == row:
-                draft.put(Kind.IDENTITY, key, into(row, rev))
+def _turned(rows: Iterable[tuple[bytes, Identity]], into: Into) -> Apply[int]:
+    def apply(draft: Draft, rev: int) -> int:
+        same = [(key, row) for key, row in rows if draft.get(Kind.IDENTITY, key) == row]
+        for key, row in same:
+            draft.put(Kind.IDENTITY, key, into(row, rev))
+        return len(same)
 
     return apply
 

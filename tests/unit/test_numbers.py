@@ -360,6 +360,23 @@ def test_a_look_that_is_cut_off_anywhere_is_finished_by_the_next_and_two_at_once
     play(tmp_path, story)
 
 
+def test_so_many_are_kept_for_new_sets_and_no_more_the_oldest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbers, "SPARE", 2)
+
+    async def story(two: Two) -> None:
+        await two.spend("cba")
+        for _ in range(2):
+            await two.rested()
+            assert [await two.state(name) for name in "abc"] == [NumberState.USED, NumberState.FREE, NumberState.FREE]
+        await two.port("d")
+        await two.rested()
+        assert await two.state("a") == NumberState.FREE
+
+    play(tmp_path, story)
+
+
 def test_what_an_instance_of_a_former_version_gives_while_it_rests_is_used_again(tmp_path: Path) -> None:
     """Such a one knows no states; the look after the rest is there for it."""
 
