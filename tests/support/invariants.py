@@ -78,6 +78,11 @@ def _addresses(ports: dict[tuple[Any, ...], View], objects: Found) -> list[str]:
     return wrong
 
 
+async def numbers(store: Store) -> list[str]:
+    """What is wrong with the numbers of group sets; nothing ever may be, whatever is under way."""
+    return _numbers(await _views(store, NETWORKS), await _views(store, PORTS))
+
+
 def _numbers(networks: dict[tuple[Any, ...], View], ports: dict[tuple[Any, ...], View]) -> list[str]:
     """A port's number is its set's alone, and means something (rules I1, I2)."""
     wrong: list[str] = []

@@ -43,6 +43,8 @@ class Door:
         self._inner = inner
         self.holds = ""
         self.waits, self.go = asyncio.Event(), asyncio.Event()
+        #: seconds that a batch is on its way there
+        self.slow: Callable[[], float] = lambda: 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -51,6 +53,8 @@ class Door:
         if batch.table.name == self.holds:
             self.waits.set()
             await self.go.wait()
+        if seconds := self.slow():
+            await asyncio.sleep(seconds)
         done: bool = await cast(Store, self._inner).commit(batch, before)
         return done
 
@@ -164,7 +168,8 @@ class Two:
 
     async def right(self) -> None:
         """Each port has its set's number, and no number is of two sets."""
-        assert await violations(cast(Store, self.store)) == []
+        wrong = await violations(cast(Store, self.store))
+        assert not wrong, wrong
 
 
 Story = Callable[[Two], Awaitable[None]]
