@@ -17,7 +17,7 @@ from planes.store.schema import PORTS
 from tests.support import invariants
 from tests.support.numbers import DAY, Two, play
 
-SEEDS = 400 if os.environ.get("PROFILE") == "long" else 40
+SEEDS = 400 if os.environ.get("PROFILE") == "long" else 20
 SETS, WORKERS, STEPS = "abcdef", 3, 25
 
 
