@@ -46,9 +46,9 @@ def give(draft: Draft, key: bytes, groups: tuple[Id, ...], rev: int) -> int | No
         if present.state != NumberState.USED:
             draft.put(Kind.IDENTITY, key, _used(present, rev))
         return present.number
-    number = 1 + max((row.number for _, row in draft.all(Kind.IDENTITY)), default=0)
+    rows = list(draft.all(Kind.IDENTITY))
+    number = 1 + max((row.number for _, row in rows), default=0)
     if number > MAX_IDENTITY:
-        rows = draft.all(Kind.IDENTITY)
         free = [(row.since, row.number, old) for old, row in rows if row.state == NumberState.FREE]
         if not free:
             return None
