@@ -1,4 +1,5 @@
-"""The check: walks every table, finds what a crash can leave, and repairs it by the echo's means.
+"""The check: walks every table, finds what a crash can leave, and repairs it by the echo's means. Where it may repair,
+numbers of group sets that no port has go on towards their next use (`numbers`).
 
 Run by `alcor store check`, and once a day in the background by one instance at a time. It is safe beside running
 instances: a fault counts when two looks, further apart than any request may take, see the same, and a claim is freed
@@ -20,6 +21,7 @@ from planes.control.findings import WALKED, Finding, Findings
 from planes.control.ground import Ground
 from planes.control.lease import Lease
 from planes.control.names import Names
+from planes.control.numbers import Numbers
 from planes.control.release import puts
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError
@@ -69,6 +71,7 @@ class Check:
         instance: str,
         age: float,
         names: Names,
+        numbers: Numbers,
     ) -> None:
         self._store = store
         self._ground = ground
@@ -79,6 +82,7 @@ class Check:
         self._findings = Findings(store, now, kinds)
         self._lease = Lease(store, "check", instance, now)
         self._names = names
+        self._numbers = numbers
         self.counters = {"checks": 0, "check_found": 0, "check_repaired": 0}
 
     async def keep(self) -> None:
@@ -112,6 +116,8 @@ class Check:
             await self._repair(report, {name: at for name, (_, at) in seen.items()}, looked)
         if fix and not report.more and not any(finding.rule == "unlisted" for finding in report.left):
             await self._names.whole()
+        if fix:
+            await self._tend(duty)
         self.counters["checks"] += 1
         self.counters["check_found"] += len(report.found)
         self.counters["check_repaired"] += len(report.found) - len(report.left)
@@ -138,6 +144,24 @@ class Check:
                 await asyncio.sleep((loop.time() - began) * (1 / duty - 1))
             if len(page) < PAGE:
                 return
+            last = page[-1]
+
+    async def _tend(self, duty: float) -> None:
+        """Numbers of group sets that nobody has go their way, in every network."""
+        loop, last = asyncio.get_running_loop(), Values()
+        began = loop.time()
+
+        async def pause() -> None:
+            nonlocal began
+            if duty < 1 and not await self._lease.hold():
+                raise _LostLease
+            await asyncio.sleep((loop.time() - began) * (1 / duty - 1))
+            began = loop.time()
+
+        while page := await self._store.partitions(NETWORKS, after=last, limit=PAGE):
+            for where in page:
+                await self._numbers.tend(cast(int, where[0]), pause)
+                await pause()
             last = page[-1]
 
     async def _again(self, findings: Iterable[Finding]) -> dict[tuple[Any, ...], Finding]:

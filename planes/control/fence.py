@@ -1,8 +1,10 @@
 """Fences: how whoever takes something away from creators makes them notice (rule D3).
 
 A creator commits into a bucket or a network's partition by compare-and-set on its counter; so taking away means raising
-that counter, with a mark that the creator's next attempt sees. Called by management (delete) and by the echo (undo).
-Pure operations on drafts.
+that counter, with a mark that the creator's next attempt sees. What is taken away in the network's partition is marked
+there; the bucket then says from which revision of the network on its creators must know it, because an instance may
+read the bucket anew and go on with a network that it read long ago. Called by management (delete, create), by the echo
+(undo) and by `numbers`. Pure operations on drafts.
 """
 
 from msgspec.structs import replace
@@ -12,7 +14,7 @@ from planes.model.errors import Conflict
 from planes.model.resources import NetworkState, PortState, Subnet
 from planes.store.partitions import Apply
 from planes.store.rows import Mark
-from planes.store.views import Draft
+from planes.store.views import Draft, View
 
 
 def set_state(state: NetworkState) -> Apply[None]:
@@ -45,6 +47,37 @@ def unseal(draft: Draft, _: int) -> None:
     """Ports may be committed here again."""
     if draft.static("sealed"):
         draft.set["sealed"] = 0
+
+
+class Behind(Exception):
+    """The network as this instance knows it is older than this revision, which the bucket's creators must know."""
+
+    def __init__(self, rev: int) -> None:
+        super().__init__(rev)
+        self.rev = rev
+
+
+def require(rev: int) -> Apply[None]:
+    """Whoever commits ports or addresses into this bucket from now on knows the network as of this revision."""
+
+    def apply(draft: Draft, _: int) -> None:
+        present: Mark | None = draft.get(Kind.BUCKET)
+        draft.put(Kind.BUCKET, b"", Mark(rev=max(rev, present.rev if present else 0)))
+
+    return apply
+
+
+def keep_up(draft: Draft, network: View | None) -> None:
+    """In a bucket's draft: raise Behind where the network is not known as of the revision that the bucket requires."""
+    required: Mark | None = draft.get(Kind.BUCKET)
+    if required is not None and (network is None or network.top < required.rev):
+        raise Behind(required.rev)
+
+
+def touch(draft: Draft, _: int) -> None:
+    """Raise a network's counter and change nothing."""
+    if draft.get(Kind.NETWORK) is not None:
+        draft.set["state"] = draft.static("state") or 0
 
 
 def mark_subnet(id_: bytes, *, deleting: bool) -> Apply[None]:

@@ -7,7 +7,18 @@ from collections.abc import Iterable
 
 from planes.goalstate import messages as goal
 from planes.model.addresses import ip_bytes, parse_cidr, parse_ip, parse_mac, vtep_mac
-from planes.model.resources import Address, AddressState, Direction, Group, Identity, Network, Port, Rule, Subnet
+from planes.model.resources import (
+    Address,
+    AddressState,
+    Direction,
+    Group,
+    Identity,
+    Network,
+    NumberState,
+    Port,
+    Rule,
+    Subnet,
+)
 
 
 def network(row: Network) -> goal.Network:
@@ -18,7 +29,10 @@ def subnet(row: Subnet) -> goal.Subnet:
     return goal.Subnet(row.network, row.id, row.rev, ip_bytes(row.first), row.prefix, row.gateway)
 
 
-def identity(network_id: bytes, row: Identity) -> goal.Identity:
+def identity(network_id: bytes, row: Identity) -> goal.Identity | goal.Gone:
+    """What hosts are told of a number: its groups, or that it means nothing while it rests (rule I2)."""
+    if row.state >= NumberState.RESTING:
+        return goal.Gone(goal.ObjectKind.IDENTITY, network_id, row.number.to_bytes(2, "big"), row.rev)
     return goal.Identity(network_id, row.number, row.rev, row.groups)
 
 

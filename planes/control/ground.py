@@ -145,6 +145,8 @@ def network_objects(network: bytes, edits: dict[tuple[int, bytes], Any], rev: in
         elif kind == Kind.SUBNET:
             gone = body is None or body.deleting
             objects.append(Gone(ObjectKind.SUBNET, network, key, rev) if gone else goals.subnet(body))
-        elif kind == Kind.IDENTITY and body is not None:
+        elif kind == Kind.IDENTITY and body is not None and body.rev == rev:
+            # A number whose row went has another row now, of the same key to hosts; one that is only doubted means
+            # what it meant.
             objects.append(goals.identity(network, body))
     return objects

@@ -22,6 +22,7 @@ from planes.control.feed import Feed
 from planes.control.ground import Ground
 from planes.control.hosts import Hosts
 from planes.control.names import Names
+from planes.control.numbers import Numbers
 from planes.control.publisher import Publisher
 from planes.control.release import Releases
 from planes.control.snapshots import Snapshots
@@ -53,6 +54,7 @@ class ControlConfig(msgspec.Struct, frozen=True):
     echo_every: float = 5.0
     hosts_every: float = 10.0
     vni_quarantine: float = 600.0
+    number_rest: float = 7 * 86_400.0  # for which no port had a number before another set of groups may have it
 
 
 class ControlPlane:
@@ -95,7 +97,15 @@ class ControlPlane:
         )
         self.names = Names(store, self._stores_now)
         self.check = Check(
-            store, self.ground, self.echo, self._stores_now, quotas, self.instance, 3 * config.echo_after, self.names
+            store,
+            self.ground,
+            self.echo,
+            self._stores_now,
+            quotas,
+            self.instance,
+            3 * config.echo_after,
+            self.names,
+            Numbers(store, self.ground, self._stores_now, int(config.number_rest * 1e6)),
         )
         #: hears of answered requests from hosts that bore a context: (that, subject, begun, ended, host)
         self.served: Callable[[str, str, int, int, str], None] | None = None

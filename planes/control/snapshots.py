@@ -4,7 +4,7 @@ Called by the plane. Page tokens are stateless, so any instance may serve the ne
 objects. A host is given only networks in which it has ports.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, cast
 
 import msgspec
@@ -28,7 +28,7 @@ from planes.goalstate.messages import (
 )
 from planes.model.enums import Kind
 from planes.model.ids import Id, home_of, number_of
-from planes.model.resources import AddressState, HostState, Network, Port, PortState
+from planes.model.resources import AddressState, HostState, Identity, Network, NumberState, Port, PortState
 from planes.store.protocol import Store
 from planes.store.rows import decode
 from planes.store.schema import GROUPS, PORTS
@@ -119,12 +119,10 @@ class Snapshots:
         if token is None:
             objects: list[Object] = [goals.network(network)]
             objects += [goals.subnet(row) for row in view.all(Kind.SUBNET).values() if not row.deleting]
-            identities = sorted(view.all(Kind.IDENTITY).values(), key=lambda row: row.number)
-            return self._identities(network, objects, identities, 0, view.top, buckets)
+            return self._identities(network, objects, _meaning(view), 0, view.top, buckets)
         if token.bucket == WHOLE:
             start = int.from_bytes(token.after, "big")
-            identities = sorted(view.all(Kind.IDENTITY).values(), key=lambda row: row.number)
-            left = [row for row in identities if row.number > start]
+            left = [row for row in _meaning(view) if row.number > start]
             return self._identities(network, [], left, start, view.top, buckets)
         return await self._buckets_page(network, [each for each in buckets if each >= token.bucket], token)
 
@@ -150,7 +148,7 @@ class Snapshots:
         self,
         network: Network,
         objects: list[Object],
-        identities: Sequence[object],
+        identities: Sequence[Identity],
         start: int,
         top: int,
         buckets: list[int],
@@ -158,10 +156,10 @@ class Snapshots:
         """A page of the network's own rows; identities are numbered, so a page begins after a number."""
         room = ROWS - min(len(objects), ROWS // 2)
         page = identities[:room]
-        objects += [goals.identity(network.id, row) for row in page]  # type: ignore[arg-type]
+        objects += [goals.identity(network.id, row) for row in page]
         spans = (Span(WHOLE, 0, top),) if not start else ()
         if len(identities) > room:
-            last = page[-1].number  # type: ignore[attr-defined]
+            last = page[-1].number
             return Page(tuple(objects), _encode(Token(WHOLE, last.to_bytes(2, "big"))), spans)
         return Page(tuple(objects), _encode(Token(buckets[0])) if buckets else b"", spans)
 
@@ -255,6 +253,12 @@ class Snapshots:
             if known != top:
                 pulls.append(Pull(What.BUCKET, digest.id, bucket, known if known < top else 0))
         return pulls
+
+
+def _meaning(view: View) -> list[Identity]:
+    """The numbers that mean something, in order."""
+    rows: Iterable[Identity] = view.all(Kind.IDENTITY).values()
+    return sorted((row for row in rows if row.state < NumberState.RESTING), key=lambda row: row.number)
 
 
 def for_host(row: Port, host: str) -> Object | None:

@@ -4,11 +4,9 @@ Called by `ports`. Before the commit nothing is visible; after it nothing is und
 A crash between any two writes is undone or finished by the echo.
 """
 
-import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 from msgspec import UNSET, Struct
 
@@ -18,6 +16,7 @@ from planes.control.feed import Entry
 from planes.control.release import drops, index_rows, puts
 from planes.management import addressing, port_plans
 from planes.management.caller import Caller
+from planes.management.commits import Commits
 from planes.management.context import Context, asked_project
 from planes.management.groups import Groups
 from planes.management.port_plans import Fields, Wish
@@ -26,19 +25,15 @@ from planes.model.enums import Kind
 from planes.model.errors import Conflict, Invalid, not_found
 from planes.model.ids import Id, bucket_of, network_home, number_of, parse, text
 from planes.model.requests import PortCreate
-from planes.model.resources import Address, AddressState, Network, NetworkState, Port, Subnet
-from planes.store.partitions import BATCH, Apply, Before, Done
+from planes.model.resources import Address, AddressState, Network, Port, Subnet
+from planes.store.partitions import BATCH, Apply
 from planes.store.protocol import Write
-from planes.store.schema import NETWORKS
 from planes.store.views import Draft, View
 
 #: how often a full bucket makes a port start over in another one
 MOVES = 64
 #: (network, host) pairs whose peer this instance has announced
 ANNOUNCED = 100_000
-
-
-T = TypeVar("T")
 
 
 class BucketFull(Exception):
@@ -65,6 +60,7 @@ class PortCreation:
     def __init__(self, context: Context, groups: Groups) -> None:
         self._c = context
         self._groups = groups
+        self.commits = Commits(context)
         self._announced: OrderedDict[tuple[bytes, str], int] = OrderedDict()
         self._spread = secrets.randbits(16)
         #: (network, bucket) → addresses that requests under way will take there
@@ -151,14 +147,17 @@ class PortCreation:
         taking = [home for _ in inside] + [where for where, _ in elsewhere]
         for where in {home, *taking}:
             await self.register_bucket(fields.network, where)
-        identity = 0
-        if fields.security:
-            identity = await port_plans.identity(self._c, fields.network, fields.groups)
+        identity = await self._number(fields)
         id_ = self._c.new_id(network_home(fields.network.number, home))
         spots = tuple([(fields.network.number, where) for where in taking])
         for spot in spots:
             self._taking[spot] = self._taking.get(spot, 0) + 1
         return Plan(fields, fields.network, id_, identity, inside, elsewhere, taking=spots)
+
+    async def _number(self, fields: Fields) -> int:
+        if not fields.security:
+            return 0
+        return await port_plans.identity(self._c, fields.network, fields.groups)
 
     def landed(self, plans: Sequence[Plan]) -> None:
         """These have their addresses, or need none any more."""
@@ -285,7 +284,7 @@ class PortCreation:
         """Claim a given or chosen address in its own bucket, for a port whose home is elsewhere."""
 
         def apply(draft: Draft, rev: int) -> bytes:
-            self.parent(draft, network, wish.subnet)
+            self.commits.parent(draft, network, wish.subnet)
             ip = wish.ip or addressing.choose(draft, wish.subnet, where)
             if ip is None:
                 raise exhausted(network)
@@ -293,50 +292,7 @@ class PortCreation:
             draft.put(Kind.IP, ip, Address(port, wish.subnet.id, b"", "", 0, AddressState.CLAIMED, rev, rev))
             return ip
 
-        return (await self.waiting(network, where, apply)).value
-
-    async def waiting(
-        self, network: Network, where: int, apply: Apply[T], before: Before | None = None, weight: int = 1
-    ) -> Done[T]:
-        """Change a bucket; wait for the former host of an address that is being released (rule S19)."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._c.config.release_wait
-        while True:
-            try:
-                return await self._c.ground.change_bucket(
-                    network.id,
-                    network.number,
-                    where,
-                    apply,
-                    lambda: self._refresh(network),
-                    before=before,
-                    weight=weight,
-                )
-            except addressing.Releasing as busy:
-                if loop.time() >= deadline:
-                    raise Conflict(
-                        f"Unable to complete operation for network {text(network.id)}. The IP address {busy} is in "
-                        "use: the host of its former port has not let go of it yet.",
-                        "IpAddressInUse",
-                    ) from None
-                await asyncio.sleep(0.1)
-
-    async def _refresh(self, network: Network) -> None:
-        await self._c.ground.network_view(network.number, fresh=True)
-
-    def parent(self, draft: Draft, network: Network, subnet: Subnet | None) -> None:
-        """The network and subnet must still be there, as this instance knows them now (rule D3)."""
-        if draft.static("sealed"):
-            raise not_found("network", text(network.id))
-        view = self._c.plane.partitions.peek(NETWORKS, (network.number,))
-        if view is None:
-            return
-        if view.get(Kind.NETWORK) is None or view.statics.get("state") == NetworkState.DELETING:
-            raise not_found("network", text(network.id))
-        if subnet is not None:
-            row: Subnet | None = view.get(Kind.SUBNET, subnet.id)
-            if row is None or row.deleting:
-                raise not_found("subnet", text(subnet.id))
+        return (await self.commits.waiting(network, where, apply)).value
 
     # -- write ------------------------------------------------------------------------------------------------------
 
@@ -360,7 +316,13 @@ class PortCreation:
         def make(draft: Draft, rev: int) -> list[Port]:
             return [self._make(plan, draft, rev, change, traceparent) for plan in plans]
 
-        return (await self.waiting(network, where, make, lambda: self._before(plans), len(plans))).value
+        async def renumber() -> None:
+            for plan in plans:
+                plan.identity = await self._number(plan.fields)
+
+        return (
+            await self.commits.waiting(network, where, make, lambda: self._before(plans), len(plans), renumber)
+        ).value
 
     def _make(self, plan: Plan, draft: Draft, rev: int, change: bytes, traceparent: str) -> Port:
         fields, network, present = plan.fields, plan.network, draft.get(Kind.PORT, plan.id)
@@ -370,14 +332,16 @@ class PortCreation:
         if draft.get(Kind.VOID, plan.id) is not None:
             raise Conflict("The request took too long and was undone; send it again.", "RetryRequest")
         if not plan.inside:
-            self.parent(draft, network, None)
+            self.commits.parent(draft, network, None)
         home, mac = bucket_of(plan.id), fields.mac
+        if fields.security:
+            self.commits.numbered(network, home, fields.groups, plan.identity)
         if mac and bucket(mac) == home:
             addressing.take_mac(draft, mac, plan.id, network.id, rev)
         fixed: list[tuple[Id, bytes]] = []
         for wish in plan.inside:
             subnet = wish.subnet
-            self.parent(draft, network, subnet)
+            self.commits.parent(draft, network, subnet)
             ip = wish.ip or addressing.choose(draft, subnet, home)
             if ip is None:
                 raise BucketFull
@@ -405,7 +369,7 @@ class PortCreation:
         plan.inside, plan.elsewhere = [], []
         new = await self.plan(plan.fields, frozenset({full}))
         plan.id, plan.inside, plan.elsewhere, plan.outside = new.id, new.inside, new.elsewhere, {}
-        plan.taking, plan.announced = new.taking, False
+        plan.identity, plan.taking, plan.announced = new.identity, new.taking, False
         await self.claim([plan])
 
     async def withdraw(self, plans: Sequence[Plan]) -> None:
@@ -433,10 +397,10 @@ class PortCreation:
         await self.register_bucket(network, where)
 
         def apply(draft: Draft, rev: int) -> None:
-            self.parent(draft, network, None)
+            self.commits.parent(draft, network, None)
             addressing.take_mac(draft, mac, port, network.id, rev)
 
-        await self._c.ground.change_bucket(network.id, network.number, where, apply)
+        await self.commits.waiting(network, where, apply)
 
 
 def _port(

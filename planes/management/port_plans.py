@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct
 
+from planes.control import numbers
 from planes.goalstate.subjects import check_host
 from planes.management.addressing import in_use
 from planes.management.context import Context
@@ -29,11 +30,10 @@ from planes.model.enums import Kind
 from planes.model.errors import Conflict, Invalid, not_found
 from planes.model.ids import Id, home_of, parse, text
 from planes.model.requests import AddressPair, FixedIp, PortCreate
-from planes.model.resources import Group, Identity, Network, NetworkState, Subnet
+from planes.model.resources import Group, Identity, Network, NetworkState, NumberState, Subnet
 from planes.store.schema import GROUPS
 from planes.store.views import Draft, View
 
-MAX_IDENTITY = 65535
 MAX_PROFILE = 4096
 VNIC_TYPES = ("normal", "macvtap", "virtio-forwarder")
 
@@ -183,30 +183,47 @@ def identity_key(groups: tuple[Id, ...]) -> bytes:
 
 
 async def identity(context: Context, network: Network, groups: tuple[Id, ...]) -> int:
-    """The number of a group set in a network, allocated (and published) before any port that needs it (rule I3)."""
+    """The number of a group set in a network, allocated (and published) before any port that needs it (rule I3).
+
+    The network may be known as it was long ago: whether the number still is the set's is asked once more where the
+    port is committed, by `numbered`.
+    """
     key = identity_key(groups)
     view = context.ground.known_network(network.number) or await context.ground.network_view(network.number)
     row: Identity | None = view.get(Kind.IDENTITY, key)
-    if row is not None:
+    if row is not None and row.state == NumberState.USED:
         return row.number
 
     def apply(draft: Draft, rev: int) -> int:
-        present: Identity | None = draft.get(Kind.IDENTITY, key)
-        if present is not None:
-            return present.number
         if draft.get(Kind.NETWORK) is None or draft.static("state") == NetworkState.DELETING:
             raise not_found("network", text(network.id))
-        number = 1 + max((row.number for _, row in draft.all(Kind.IDENTITY)), default=0)
-        if number > MAX_IDENTITY:
+        number = numbers.give(draft, key, groups, rev)
+        if number is None:
             raise Conflict(
                 f"Network {text(network.id)} has no number left for another set of security groups: each of the "
-                f"{MAX_IDENTITY} different sets that its ports ever had keeps its own.",
+                f"{numbers.MAX_IDENTITY} belongs to a set that a port has, or had not long enough ago.",
                 "OverQuota",
             )
-        draft.put(Kind.IDENTITY, key, Identity(number, groups, rev))
         return number
 
     return (await context.ground.change_network(network.id, network.number, apply)).value
+
+
+class Renumbered(Exception):
+    """The number of a port's groups is not, or not for certain, what it was when the port was planned."""
+
+
+def numbered(view: View | None, where: int, groups: tuple[Id, ...], number: int) -> None:
+    """Raise Renumbered unless the network's partition says that this is the groups' number, and knows the bucket.
+
+    Whoever takes a number away fences the buckets that are registered when it is doubted (rule I2): who commits into
+    a younger one must know the network at least since that one was registered.
+    """
+    row: Identity | None = view.get(Kind.IDENTITY, identity_key(groups)) if view is not None else None
+    if row is None or row.number != number or row.state != NumberState.USED:
+        raise Renumbered
+    if view is None or view.get(Kind.BUCKET, where.to_bytes(4, "big")) is None:
+        raise Renumbered
 
 
 def home_bucket(mac: bytes, wanted: tuple[Wish, ...]) -> int | None:

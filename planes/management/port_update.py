@@ -66,8 +66,11 @@ class PortChange:
         await self._claim(old, asked)
         self._creation.announce_peer(asked.network, planned.host)
         who.change.mark("claim")
-        done = await self._creation.waiting(
-            asked.network, bucket_of(old.id), lambda draft, rev: self._apply(who, old, asked, if_match, draft, rev)
+        done = await self._creation.commits.waiting(
+            asked.network,
+            bucket_of(old.id),
+            lambda draft, rev: self._apply(who, old, asked, if_match, draft, rev),
+            renumber=lambda: self._identity(old, asked),
         )
         port: Port = done.value
         await self._groups.looks.stand([port])
@@ -160,6 +163,8 @@ class PortChange:
         number = await port_plans.identity(self._c, asked.network, groups) if security else 0
         if number != old.identity:
             asked.fields["identity"] = number
+        else:
+            asked.fields.pop("identity", None)
 
     # -- claims -----------------------------------------------------------------------------------------------------
 
@@ -202,6 +207,10 @@ class PortChange:
             if row.fixed != old.fixed or row.host != old.host or row.groups != old.groups:
                 raise Conflict("The port was changed by another request meanwhile; try again.", "RetryRequest")
         fields = dict(asked.fields)
+        if fields.get("identity"):
+            groups = fields.get("groups", row.groups)
+            self._creation.commits.parent(draft, asked.network, None)
+            self._creation.commits.numbered(asked.network, bucket_of(row.id), groups, fields["identity"])
         self._bind(row, fields)
         if "fixed" in fields:
             found = fields["fixed"] + tuple(self._take(draft, row, asked, rev)) + tuple(asked.claimed)
@@ -225,7 +234,7 @@ class PortChange:
     def _take(self, draft: Draft, row: Port, asked: Wanted, rev: int) -> list[tuple[Id, bytes]]:
         found = []
         for wish in asked.add:
-            self._creation.parent(draft, asked.network, wish.subnet)
+            self._creation.commits.parent(draft, asked.network, wish.subnet)
             ip = wish.ip or addressing.choose(draft, wish.subnet, bucket_of(row.id))
             if ip is None:
                 raise Conflict("No more IP addresses available on the subnet.", "IpAddressGenerationFailure")

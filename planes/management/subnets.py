@@ -183,13 +183,14 @@ class Subnets:
             Kind.SUBNET, (row.id,), False, row.network, row.project, tuple((t.name, p, k) for t, p, k in index)
         )
         await c.write([c.feed.row(row.id, entry)])
-        await c.ground.change_network(row.network, number, fence.mark_subnet(row.id, deleting=True))
+        marked = await c.ground.change_network(row.network, number, fence.mark_subnet(row.id, deleting=True))
         view = await c.ground.network_view(number, fresh=True)
         try:
             for key in view.all(Kind.BUCKET):
                 bucket = int.from_bytes(key, "big")
                 if row.first >> BUCKET_SHIFT <= bucket <= cidr_last(row.first, row.prefix) >> BUCKET_SHIFT:
-                    await self._raise_top(row, number, bucket)
+                    # Whoever is about to commit an address here must look again, and finds the subnet marked.
+                    await c.ground.change_bucket(row.network, number, bucket, fence.require(marked.rev))
                     if await in_use(c.store, number, bucket, row.id):
                         raise Conflict(
                             f"Unable to complete operation on subnet {text(row.id)}: One or more ports have an IP "
@@ -209,14 +210,6 @@ class Subnets:
         done = await c.ground.change_network(row.network, number, apply)
         await c.write(drops(index, done.rev))
         await c.slots.free_quota(row.project, "subnet", [row.id], c.limit(Kind.SUBNET))
-
-    async def _raise_top(self, row: Subnet, number: int, bucket: int) -> None:
-        """Whoever is about to commit an address here must look again, and finds the subnet marked."""
-
-        def apply(draft: Draft, rev: int) -> None:
-            draft.set["floor"] = draft.static("floor") or 0
-
-        await self._c.ground.change_bucket(row.network, number, bucket, apply)
 
 
 async def in_use(store: Store, number: int, bucket: int, subnet: bytes) -> bool:

@@ -62,12 +62,23 @@ class Subnet(Body, frozen=True):
     change: bytes = b""
 
 
+class NumberState(IntEnum):
+    """What becomes of a number whose set of groups no port has any more (rule I2)."""
+
+    USED = 0
+    DOUBTED = 1  # no port was seen to have it; who wants the set sets it to USED before its port is committed
+    RESTING = 2  # certainly no port has it; hosts have been told that it means nothing
+    FREE = 3  # nor had any after the rest: it may be given to another set
+
+
 class Identity(Body, frozen=True):
-    """One distinct set of security groups in a network; immutable (rule I1)."""
+    """One distinct set of security groups in a network; number and groups are immutable (rule I1)."""
 
     number: int
     groups: tuple[Id, ...]  # sorted
-    rev: int = 0
+    rev: int = 0  # since when hosts are told what they are told now: this meaning, or (RESTING, FREE) none
+    state: int = NumberState.USED
+    since: int = 0  # DOUBTED: the revision of that; RESTING, FREE: µs since when
 
 
 class PortState(IntEnum):

@@ -5,7 +5,7 @@ from typing import Any, cast
 from planes.control.release import index_rows, part_of
 from planes.model.enums import Kind
 from planes.model.ids import number_of
-from planes.model.resources import AddressState, Port, PortState
+from planes.model.resources import AddressState, NumberState, Port, PortState
 from planes.store.protocol import Store
 from planes.store.schema import (
     BY_DEVICE,
@@ -42,7 +42,7 @@ async def violations(store: Store) -> list[str]:
         if (row := view.get(Kind.GROUP)) is not None:
             objects[row.id] = row
         objects |= view.all(Kind.RULE)
-    wrong = _addresses(ports, objects)
+    wrong = _addresses(ports, objects) + _numbers(networks, ports)
     wrong += await _indexes(store, objects)
     wrong += await _slots(store, objects)
     wrong += [f"subnet {id_.hex()} is half deleted" for id_, row in objects.items() if getattr(row, "deleting", False)]
@@ -75,6 +75,27 @@ def _addresses(ports: dict[tuple[Any, ...], View], objects: Found) -> list[str]:
             for _, ip in port.fixed:
                 if held.get((number_of(port.id), ip)) != id_:
                     wrong.append(f"port {id_.hex()} does not hold its address {ip.hex()}")
+    return wrong
+
+
+async def numbers(store: Store) -> list[str]:
+    """What is wrong with the numbers of group sets; nothing ever may be, whatever is under way."""
+    return _numbers(await _views(store, NETWORKS), await _views(store, PORTS))
+
+
+def _numbers(networks: dict[tuple[Any, ...], View], ports: dict[tuple[Any, ...], View]) -> list[str]:
+    """A port's number is its set's alone, and means something (rules I1, I2)."""
+    wrong: list[str] = []
+    meaning: dict[tuple[int, int], tuple[bytes, ...]] = {}
+    for (net,), view in networks.items():
+        for row in view.all(Kind.IDENTITY).values():
+            if (net, row.number) in meaning:
+                wrong.append(f"number {row.number} of network {net} has two meanings")
+            meaning[net, row.number] = row.groups if row.state < NumberState.RESTING else ()
+    for (net, _), view in ports.items():
+        for id_, port in view.all(Kind.PORT).items():
+            if port.security and meaning.get((net, port.identity)) != port.groups:
+                wrong.append(f"port {id_.hex()} has the number {port.identity}, which is not its groups'")
     return wrong
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from planes.bus.protocol import Incoming
-from planes.control import reads
+from planes.control import numbers, reads
 from planes.goalstate import codec
 from planes.goalstate.messages import Ack, Applied, Goal, Gone, Identity, Object, ObjectKind, Port, Register, Span
-from planes.management import port_plans
 from planes.model.errors import Conflict
 from planes.model.ids import parse
 from planes.model.requests import FixedIp, GroupCreate, NetworkCreate, PortCreate, PortUpdate, SubnetCreate
@@ -312,7 +311,7 @@ def test_when_all_numbers_are_given_away_a_new_set_is_refused_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I2: no number is given away twice, also not one that no port has any more."""
-    monkeypatch.setattr(port_plans, "MAX_IDENTITY", 3)
+    monkeypatch.setattr(numbers, "MAX_IDENTITY", 3)
 
     async def story(mesh: Mesh) -> None:
         net, cloud = await network(mesh), mesh.clouds["c1"]
