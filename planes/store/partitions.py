@@ -118,18 +118,20 @@ class Partitions:
         return await asyncio.shield(desk.loading)
 
     async def _read(self, desk: _Desk, table: Table, partition: Values) -> View:
-        """Read the partition; nobody else may join once it begins. A running worker keeps its view if that is as new.
+        """Read the partition; nobody else may join once it begins. A view that is as new stays, for commits may have made
+        it so meanwhile.
 
-        An older one must go: the worker might answer with refusals alone, which no lost race would correct.
+        An older one must go, also under a running worker: that might answer with refusals alone, which no lost race
+        would correct.
         """
         async with desk.reading:
             desk.loading = None
-            worked, known = desk.worker is not None, desk.view
+            known = desk.view
             if known is not None and await self._holds(table, partition, known):
                 known.hints.clear()  # what was looked for in vain is looked for anew
                 return known
             view = await self._load(table, partition)
-            if desk.view is None or not (worked or desk.worker is not None) or view.top > desk.view.top:
+            if desk.view is None or view.top > desk.view.top:
                 desk.view = view
                 self._count((table.name, partition), desk)
             return view

@@ -174,6 +174,34 @@ async def test_fresh_reads_are_shared_only_by_those_who_asked_before_it_began(
     assert len({id(view) for view in (*first, *second)}) == 1
 
 
+async def test_a_read_that_a_commit_overtakes_leaves_nothing_older_behind(
+    store: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, other = Partitions(store, now_us), Partitions(store, now_us)
+    await parts.change(NETWORKS, WHERE, put(b"0"))
+    await other.change(NETWORKS, WHERE, put(b"1"))  # so that what `parts` knows does not hold
+    read, under_way, hold = store.read, asyncio.Event(), asyncio.Event()
+
+    async def late(*args: Any, **more: Any) -> Partition:
+        found = await read(*args, **more)
+        if not more.get("limit"):
+            under_way.set()
+            await hold.wait()
+        return found
+
+    monkeypatch.setattr(store, "read", late)
+    reading = asyncio.create_task(parts.view(NETWORKS, WHERE, fresh=True))
+    await under_way.wait()
+    monkeypatch.setattr(store, "read", read)
+    await parts.change(NETWORKS, WHERE, put(b"2"))
+    await parts.idle()  # begun and ended while the read is under way
+    hold.set()
+    await reading
+    view = parts.peek(NETWORKS, WHERE)
+    assert view is not None
+    assert set(view.all(Kind.BUCKET)) == {b"0", b"1", b"2"}
+
+
 async def test_a_fresh_read_of_what_has_not_changed_reads_one_row_and_keeps_the_view(
     store: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
