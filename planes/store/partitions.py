@@ -118,8 +118,8 @@ class Partitions:
         return await asyncio.shield(desk.loading)
 
     async def _read(self, desk: _Desk, table: Table, partition: Values) -> View:
-        """Read the partition; nobody else may join once it begins. A view that is as new stays, for commits may have made
-        it so meanwhile.
+        """Read the partition; nobody else may join once it begins. A view that is as new stays: commits may have
+        made it so meanwhile.
 
         An older one must go, also under a running worker: that might answer with refusals alone, which no lost race
         would correct.
