@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import resource
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -24,7 +25,7 @@ from planes.data.driver import (
     SpecKey,
     Transaction,
 )
-from planes.data.linux import audit, namespaces, netlink, nft, timings, vif
+from planes.data.linux import audit, namespaces, netlink, nft, surplus, timings, vif
 from planes.data.linux.drops import Tally, dropped
 from planes.data.linux.netlink import Netlink
 from planes.data.linux.network import Host, Network, Reasons, Refused
@@ -67,6 +68,7 @@ class LinuxDriver:
         self._tally = Tally()
         self._transactions: list[Transaction] = []
         self._unread: list[Network] = []  # whose drops are yet to be read
+        self._looks = surplus.Looks()
 
     async def open(self, vtep: bytes, vtep_mac: bytes) -> None:
         _require()
@@ -154,6 +156,14 @@ class LinuxDriver:
                 lost.add(("network", network.network, b""))  # what was told so far is forgotten: all is in doubt
                 log.warning("vni %d cannot be looked after: %s", network.vni, error)
         return frozenset(lost)
+
+    async def surplus(self, known: Mapping[SpecKey, Spec | None]) -> Mapping[SpecKey, Spec | None]:
+        chosen = self._looks.choose(self._networks.values(), time.monotonic())
+        if not chosen:
+            return {}
+        found, count, spent = await asyncio.to_thread(surplus.look, chosen, known)
+        self._looks.spent(count, spent)
+        return found
 
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:
         self._transactions = timings.gather()
