@@ -4,9 +4,10 @@ import subprocess
 
 import pytest
 
-from planes.data.driver import Spec, SpecKey
+from planes.data.driver import RemoteSpec, Spec, SpecKey
 from planes.data.linux import namespaces
 from planes.data.linux.skeleton import port_link_names
+from planes.data.linux.surplus import Looks
 from tests.kernel.support import Host, World, members, network, open_policy, peer, port, remote
 
 pytestmark = pytest.mark.kernel
@@ -128,6 +129,25 @@ async def test_what_is_too_much_or_not_as_it_was_put_is_found(
     assert await surplus(one, specs) == {(found[0], NET.network, found[1])}
     assert state(one) == whole
     assert await surplus(one, specs) == set()
+
+
+async def test_what_somebody_adds_is_found_at_once_however_much_there_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, specs = await settled(world)
+    await surplus(one, specs)
+    monkeypatch.setattr(Looks, "choose", lambda *_: [])  # as on a host that has much
+    name = f"{one.cloud}-300"
+    added = RemoteSpec(NET.network, bytes((10, 0, 0, 200)), bytes((2, 0, 0, 0, 0, 2)))
+    run(name, "ip neigh add 10.0.0.200 lladdr 02:00:00:00:00:02 dev vx nud permanent")
+    run(name, f"ip neigh add 10.0.0.201 lladdr 02:00:00:00:00:02 dev {NEAR} nud permanent")
+    run(name, "ip neigh add 10.0.0.202 lladdr 02:00:00:00:00:02 dev vx nud permanent; ip neigh del 10.0.0.202 dev vx")
+    assert await one.driver.audit() <= {("remote", NET.network, bytes((10, 0, 0, 202)))}
+    assert await surplus(one, specs) == {added.key, A.key}
+    await one.put(added)
+    await one.drop(added.key)
+    await one.driver.audit()
+    assert await surplus(one, specs) == set(), "what we do ourselves is not told"
 
 
 async def test_what_a_listing_left_out_at_the_start_is_found_later(world: World) -> None:

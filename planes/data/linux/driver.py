@@ -158,11 +158,13 @@ class LinuxDriver:
         return frozenset(lost)
 
     async def surplus(self, known: Mapping[SpecKey, Spec | None]) -> Mapping[SpecKey, Spec | None]:
-        chosen = self._looks.choose(self._networks.values(), time.monotonic())
-        if not chosen:
-            return {}
-        found, count, spent = await asyncio.to_thread(surplus.look, chosen, known)
-        self._looks.spent(count, spent)
+        found: dict[SpecKey, Spec | None] = {}
+        if hinted := [network for network in self._networks.values() if network.watch.added]:
+            found = await asyncio.to_thread(surplus.hinted, hinted, known)
+        if chosen := self._looks.choose(self._networks.values(), time.monotonic()):
+            more, count, spent = await asyncio.to_thread(surplus.look, chosen, known)
+            self._looks.spent(count, spent)
+            found |= more
         return found
 
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:

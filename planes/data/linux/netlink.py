@@ -393,17 +393,27 @@ def statistics(netlink: Netlink) -> list[tuple[int, tuple[int, ...]]]:
     return netlink.dump(GETSTATS, struct.pack("=BxxxII", 0, 0, 1), read)
 
 
+def _permanent(data: bytes, start: int, end: int) -> tuple[int, bytes, bytes] | None:
+    index, state = struct.unpack_from("=iH", data, start + 4)
+    # the kernel writes NDA_DST, then NDA_LLADDR, right behind the header: fixed places, twice as fast as a parse
+    if state & NUD_PERMANENT:
+        return index, data[start + 16 : start + 20], data[start + 24 : start + 30]
+    return None
+
+
 def permanent_neighbours(netlink: Netlink) -> list[tuple[int, bytes, bytes]]:
     """(device, IP, MAC) of every permanent IPv4 neighbour."""
+    return netlink.dump(GETNEIGH, _NEIGH.pack(AF_INET, 0, 0, 0, 0), _permanent)
 
-    def read(data: bytes, start: int, end: int) -> tuple[int, bytes, bytes] | None:
-        index, state = struct.unpack_from("=iH", data, start + 4)
-        # the kernel writes NDA_DST, then NDA_LLADDR, right behind the header: fixed places, twice as fast as a parse
-        if state & NUD_PERMANENT:
-            return index, data[start + 16 : start + 20], data[start + 24 : start + 30]
-        return None
 
-    return netlink.dump(GETNEIGH, _NEIGH.pack(AF_INET, 0, 0, 0, 0), read)
+def permanent_neighbour(netlink: Netlink, index: int, ip: bytes) -> list[tuple[int, bytes, bytes]]:
+    """The same of one address on one device; none: it has none."""
+    try:
+        return netlink.dump(GETNEIGH, no_neighbour(ip, index), _permanent, flags=0)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return []
 
 
 #: NDA_PORT, NDA_VNI, NDA_IFINDEX: in a forwarding entry only where they are not the device's own

@@ -3,7 +3,8 @@
 Called by `driver` between two applies, in a thread. A listing of neighbours may leave some out: their table is one for
 all namespaces, the kernel lists it by place, in pieces, and places change when the table grows or somebody else's
 entries go. So what was read when the agent started may lack something, and nobody would ever remove it. Here it is
-found by looking again, whatever the cause. It changes nothing and looks at nothing but our own devices (rule N15).
+found by looking again, whatever the cause; what somebody puts there by hand, at once. It changes nothing and looks at
+nothing but our own devices (rule N15).
 """
 
 import time
@@ -71,13 +72,39 @@ def look(
     return found, len(networks), spent
 
 
+def hinted(networks: Iterable[Network], known: Mapping[SpecKey, Spec | None]) -> dict[SpecKey, Spec | None]:
+    """What of the neighbours that the kernel told to have come is beyond what is known: no need to look at all."""
+    found: dict[SpecKey, Spec | None] = {}
+    for network in networks:
+        added, network.watch.added = network.watch.added, set()
+        try:
+            there = [one for device, ip in added for one in netlink.permanent_neighbour(network.route, device, ip)]
+            found |= _neighbours(network, known, there)
+        except OSError:  # it is damaged: the audit says so
+            pass
+    return found
+
+
 def beyond(network: Network, known: Mapping[SpecKey, Spec | None]) -> dict[SpecKey, Spec | None]:
     """Peers and remotes that are not known, or otherwise than known; ports whose device has neighbours too many."""
+    id_, device = network.network, network.own_device
+    found = _neighbours(network, known, netlink.permanent_neighbours(network.route))
+    for mac, vtep in netlink.forwarding(network.route, device) if device else ():
+        key: SpecKey = ("peer", id_, mac)
+        was = known.get(key, _UNKNOWN)
+        if was is _UNKNOWN or (isinstance(was, PeerSpec) and was.vtep != vtep):
+            found[key] = PeerSpec(id_, mac, vtep)
+    return found
+
+
+def _neighbours(
+    network: Network, known: Mapping[SpecKey, Spec | None], there: Iterable[tuple[int, bytes, bytes]]
+) -> dict[SpecKey, Spec | None]:
     id_, device = network.network, network.own_device
     found: dict[SpecKey, Spec | None] = {}
     ports = {link.ifindex: name for name, link in network.links.items()}
     more: dict[str, set[tuple[bytes, bytes]]] = {}
-    for index, ip, mac in netlink.permanent_neighbours(network.route):
+    for index, ip, mac in there:
         if device and index == device:
             key: SpecKey = ("remote", id_, ip)
             was = known.get(key, _UNKNOWN)
@@ -88,12 +115,7 @@ def beyond(network: Network, known: Mapping[SpecKey, Spec | None]) -> dict[SpecK
     for name, addresses in more.items():
         key = ("port", id_, alias_id(network.links[name].alias))
         if key in known:
-            was_there = network.footprints.get(name, Footprint())
-            network.footprints[name] = Footprint(was_there.elements, was_there.addresses | addresses)
+            footprint = network.footprints.get(name, Footprint())
+            network.footprints[name] = Footprint(footprint.elements, footprint.addresses | addresses)
             found[key] = None
-    for mac, vtep in netlink.forwarding(network.route, device) if device else ():
-        key = ("peer", id_, mac)
-        was = known.get(key, _UNKNOWN)
-        if was is _UNKNOWN or (isinstance(was, PeerSpec) and was.vtep != vtep):
-            found[key] = PeerSpec(id_, mac, vtep)
     return found
