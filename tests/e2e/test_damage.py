@@ -39,15 +39,6 @@ async def test_damage_by_hand_is_repaired_and_reported_and_what_is_foreign_stays
         namespaces.create(stranger := f"{parts.layout.cloud('h1')}-x")
         try:
             await eventually(lambda: _ping(parts, there), 10, "the first ping")
-            for damage in (
-                "ip link del vx",
-                "nft flush chain inet alcor prerouting",
-                "ip neigh flush nud permanent",
-                f"ip route del {port['fixed_ips'][0]['ip_address']}/32 dev {near}",
-                "nft delete table inet alcor",
-            ):
-                await _mended(parts, name, damage)
-                await eventually(lambda: _ping(parts, there), SOON, f"packets after {damage}")
             _run(name, "ip neigh add 10.0.0.200 lladdr 02:00:00:00:00:02 dev mine nud permanent")
             for too_much in (
                 "ip neigh add 10.0.0.200 lladdr 02:00:00:00:00:02 dev vx nud permanent",
@@ -58,10 +49,19 @@ async def test_damage_by_hand_is_repaired_and_reported_and_what_is_foreign_stays
                 assert time.monotonic() - began < 5 + SLACK
                 assert "10.0.0.200 dev vx" not in _run(name, "ip neigh")
             assert (await parts.host("h1"))["counters"]["surplus"] == 2
+            assert "10.0.0.200 dev mine" in _run(name, "ip neigh")
+            for damage in (
+                "ip link del vx",
+                "nft flush chain inet alcor prerouting",
+                "ip neigh flush nud permanent",
+                f"ip route del {port['fixed_ips'][0]['ip_address']}/32 dev {near}",
+                "nft delete table inet alcor",
+            ):
+                await _mended(parts, name, damage)
+                await eventually(lambda: _ping(parts, there), SOON, f"packets after {damage}")
             said = parts.said("h1")
             assert said.count("damaged by somebody else") >= 5
             assert said.count("too much") >= 2
-            assert "10.0.0.200 dev mine" in _run(name, "ip neigh")
             assert "192.0.2.9/24" in _run(name, "ip addr show mine")
             assert "198.51.100.0/24" in _run(name, "ip route")
             assert "chain c" in _run(name, "nft list table ip mine")
