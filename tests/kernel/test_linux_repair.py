@@ -200,3 +200,22 @@ async def test_a_thousand_ports_of_our_own_making_and_unmaking_are_no_damage(wor
     assert await one.driver.audit() == frozenset()
     await one.drop(*(spec.key for spec in ports))
     assert await one.driver.audit() == frozenset()
+
+
+async def test_twenty_thousand_remotes_of_our_own_making_and_unmaking_are_no_damage(world: World) -> None:
+    one, specs = await settled(world)
+    many = [remote(NET, (0x0A40_0000 + n).to_bytes(4, "big"), world.hosts[1]) for n in range(20_000)]
+    await one.put(*many)
+    assert await one.driver.audit() == frozenset()
+    for start in range(0, len(many), 4_096):
+        await one.drop(*(spec.key for spec in many[start : start + 4_096]))
+    assert await one.driver.audit() == frozenset()
+    await one.put(many[0])
+    await one.drop(many[0].key)
+    await one.put(many[0])
+    assert await one.driver.audit() == frozenset(), "it went and came back"
+    run(f"{one.cloud}-300", "ip neigh del 10.0.0.104 dev vx")
+    await one.drop(many[0].key)
+    assert await one.driver.audit() == {("remote", NET.network, bytes((10, 0, 0, 104)))}
+    assert await one.driver.audit() == frozenset()
+    await one.put(*specs)

@@ -69,12 +69,14 @@ class LinuxDriver:
         self._transactions: list[Transaction] = []
         self._unread: list[Network] = []  # whose drops are yet to be read
         self._looks = surplus.Looks()
+        self._lost: set[SpecKey] = set()  # told by notices that were read before the next audit
 
     async def open(self, vtep: bytes, vtep_mac: bytes) -> None:
         _require()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four sockets for each network
         raise_neighbour_limits()
+        self._looks, self._lost = surplus.Looks(), set()
         namespace = namespaces.current()
         self._host = Host(self._cloud, namespace, Netlink(), vtep, vtep_mac, self._port, self._group)
         try:
@@ -145,7 +147,7 @@ class LinuxDriver:
         return self._transactions
 
     async def audit(self) -> frozenset[SpecKey]:
-        lost: set[SpecKey] = set()
+        lost, self._lost = self._lost, set()
         for network in list(self._networks.values()):
             try:
                 lost |= audit.damaged(network)
@@ -179,6 +181,7 @@ class LinuxDriver:
         for network, keys in obsolete.items():
             if "network" not in keys and network in self._networks:
                 failed |= await _drop(self._networks[network], keys)
+                self._others(self._networks[network], {key for some in keys.values() for key in some})
         self._errors += len(failed)
         return failed
 
@@ -252,6 +255,15 @@ class LinuxDriver:
         except _EXPECTED as error:
             return {key: f"vni {network.vni}: {error}"}
         return {}
+
+    def _others(self, network: Network, own: set[SpecKey]) -> None:
+        """Of what went away meanwhile keep what we did not remove: of neighbours the kernel does not say who did, so
+        that later nobody could tell, nor whether they are too many to be told."""
+        try:
+            self._lost |= audit.damaged(network) - own
+        except _EXPECTED as error:
+            self._lost.add(("network", network.network, b""))
+            log.warning("vni %d cannot be looked after: %s", network.vni, error)
 
     def _opened(self) -> Host:
         if self._host is None:
