@@ -6,7 +6,7 @@ they are read; the driver works in a task of its own, so that reading, beats and
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.core import events
@@ -29,7 +29,7 @@ from agent.metrics import Meter
 from observability.metrics import Metric
 from planes.bus import protocol as bus_protocol
 from planes.bus.protocol import Bus, BusError, Incoming, Subscription
-from planes.data.driver import Driver, SpecKey
+from planes.data.driver import Driver, Spec, SpecKey
 from planes.model.addresses import vtep_mac
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Agent:
             Request: lambda it: self._spawn(self._request(it)),
             Open: lambda it: self._spawn(self._open(it)),
             Program: lambda it: self._spawn(self._program(it)),
-            Audit: lambda it: self._spawn(self._audit()),
+            Audit: lambda it: self._spawn(self._audit(it)),
             Save: self._save,
             Say: _say,
             Traced: self._traced,
@@ -232,18 +232,20 @@ class Agent:
         if self._tracer:
             self._tracer.settled()
 
-    async def _audit(self) -> None:
+    async def _audit(self, instruction: Audit) -> None:
         lost: frozenset[SpecKey] = frozenset()
         drops: dict[str, int] = {}
+        more: Mapping[SpecKey, Spec | None] = {}
         begun = self._now_us()
         try:
             lost = await self._driver.audit()
+            more = await self._driver.surplus(instruction.known)
             drops = await self._driver.drops()
         except Exception:  # the next look may succeed
             log.exception("the driver cannot look for damage")
         if self._tracer:
-            self._tracer.audited(lost, begun, self._now_us())
-        self._feed(events.Audited(lost, drops))
+            self._tracer.audited(lost | more.keys(), begun, self._now_us())
+        self._feed(events.Audited(lost, drops, more))
 
     def _traced(self, instruction: Traced) -> None:
         if self._tracer:

@@ -55,7 +55,7 @@ class Tracer:
         #: what was programmed lately: a port is answered for when all that it needs is there, which may be later
         self._recent: deque[_Programmed] = deque(maxlen=RECENT)
         #: what an audit found, when it began and ended, until it is programmed again
-        self._lost: Collection[SpecKey] = ()
+        self._lost: frozenset[SpecKey] = frozenset()
         self._audit = Stage("audit", 0, 0)
 
     def close(self) -> None:
@@ -90,8 +90,11 @@ class Tracer:
         self._program = _Programmed(stage, counts, done)
         self._recent.append(self._program)
         lost = self._lost
-        if lost and any(spec.key in lost or ("network", spec.network, b"") in lost for spec in program.puts):
-            self._lost = ()
+        if lost and (
+            any(spec.key in lost or ("network", spec.network, b"") in lost for spec in program.puts)
+            or not lost.isdisjoint(program.drops)
+        ):
+            self._lost = frozenset()
             self._repaired(self._program, self._audit, {"alcor.lost": len(lost)})
 
     def answered(self, answer: Traced) -> None:
@@ -115,7 +118,7 @@ class Tracer:
     def audited(self, lost: Collection[SpecKey], start: int, end: int) -> None:
         """The driver looked for damage."""
         if lost:
-            self._lost = frozenset((*self._lost, *lost))
+            self._lost = self._lost.union(lost)
             self._audit = Stage("audit", start, end - start, self._host)
 
     def settled(self) -> None:

@@ -88,11 +88,12 @@ class Programmed(Struct, frozen=True):
 class Audited(Struct, frozen=True):
     """The driver has looked for damage: what may be no longer as applied; a network's key stands for all of it.
 
-    `drops`: packets that it has dropped so far, by reason.
+    `drops`: packets that it has dropped so far, by reason. `more`: what is there beyond what was known, as it is.
     """
 
     lost: frozenset[SpecKey]
     drops: dict[str, int]
+    more: Mapping[SpecKey, Spec | None]
 
 
 class Woke(Struct, frozen=True):

@@ -1,5 +1,7 @@
 """What an agent decides to do, as data; the shell does it and reports the outcome as an event."""
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from agent.core.events import Scope, Tag
@@ -40,7 +42,12 @@ class Program(Struct, frozen=True):
 
 
 class Audit(Struct, frozen=True):
-    """Have the driver look for damage; `Audited` follows. Never while a `Program` is under way."""
+    """Have the driver look for damage; `Audited` follows. Never while a `Program` is under way.
+
+    `known`: what it should find, which does not change until then.
+    """
+
+    known: Mapping[SpecKey, Spec | None]
 
 
 class Saved(Struct, array_like=True, frozen=True):

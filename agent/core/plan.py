@@ -193,9 +193,28 @@ class Plan:
             self._mark(key)
         return found
 
+    def more(self, there: Mapping[SpecKey, Spec | None]) -> list[SpecKey]:
+        """The driver holds these too, or otherwise than was known. Returns those that it is not known to be right in.
+
+        What nobody wants is a leftover like those of a former life: dropped when somebody says so, and not before.
+        """
+        found = []
+        for key, spec in there.items():
+            if key in self.applied and self.applied[key] == spec:
+                continue
+            self.applied[key] = spec
+            if key not in self.desired:
+                self.leftover.add(key)
+                found.append(key)
+            elif spec is None or self.desired[key] != spec:
+                self._mark(key)
+                found.append(key)
+        return found
+
     def put_off(self, key: SpecKey, why: str, now: float, tries: int) -> None:
         """Not at once, but after a while."""
         self._to_put[key[0]].pop(key, None)
+        self.leftover.discard(key)
         self.failed[key] = Failure(why, tries, now + self._backoff(tries, RETRY_FIRST, RETRY_MOST))
         self._set_retry()
 

@@ -1,15 +1,15 @@
-"""What somebody else did to what is ours in the kernel: noticed, mended, told.
+"""What is not as it should be in the kernel, mostly since somebody else did it: noticed, mended, told.
 
 Part of `AgentState`: says when the driver should look, has the plan put again what is damaged, and says how long it
 was. It gives way, more and more, to who damages the same thing again and again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from agent.core.context import Context
 from agent.core.instructions import Audit, Say
 from agent.core.plan import Plan
-from planes.data.driver import SpecKey
+from planes.data.driver import Spec, SpecKey
 
 #: seconds between two looks
 EVERY = 2.0
@@ -58,15 +58,18 @@ class Repairs:
         """Have the driver look, if it is time and it is free."""
         if self._due and not self._auditing and self._plan.busy is None:
             self._due, self._auditing = False, True
-            self._context.out.append(Audit())
+            self._context.out.append(Audit(self._plan.applied))
 
-    def audited(self, lost: Iterable[SpecKey]) -> None:
-        """What the driver found. What is not as it should be anyway is not damage."""
+    def audited(self, lost: Iterable[SpecKey], more: Mapping[SpecKey, Spec | None]) -> bool:
+        """What the driver found. What is not as it should be anyway is not damage. True: something may be too much."""
         self._auditing = False
+        self.settle()  # also what turned out to be wanted as it is
         context, now = self._context, self._context.now
         context.timers.set(("audit",), now + EVERY)
         self._often = {key: (n, at) for key, (n, at) in self._often.items() if now - at < TOLD}
-        found = self._plan.damaged(lost)
+        there = self._plan.more(more)
+        surplus = [key for key in there if key not in self._plan.desired]
+        found = self._plan.damaged(lost) + there
         for key in found:
             self._broken.setdefault(key, now)
             tries = self._often.get(key, (0, now))[0] + 1
@@ -74,9 +77,22 @@ class Repairs:
             if tries > PATIENCE:
                 self._plan.put_off(key, "somebody damages it again and again", now, tries - PATIENCE)
         context.counters["damaged"] += len(found)
+        context.counters["surplus"] += len(surplus)
         context.counters.update(f"damaged_{key[0]}" for key in found)
-        if found:
-            context.out.append(Say("warning", f"{_names(found)} in the kernel: damaged by somebody else"))
+        for what in self._said(found):
+            context.out.append(Say("warning", what))
+        return bool(surplus)
+
+    def _said(self, keys: Iterable[SpecKey]) -> Iterator[str]:
+        """What is wrong with these."""
+        surplus: list[SpecKey] = []
+        damaged: list[SpecKey] = []
+        for key in keys:
+            (damaged if key in self._plan.desired else surplus).append(key)
+        if damaged:
+            yield f"{_names(damaged)} in the kernel: damaged by somebody else"
+        if surplus:
+            yield f"{_names(surplus)} in the kernel: too much, nobody here has put it or knows that it was put"
 
     def settle(self) -> None:
         """What is as it should be again was repaired."""
@@ -93,8 +109,8 @@ class Repairs:
 
     def reasons(self) -> Iterator[str]:
         """For health: what is damaged, and what was lately."""
-        if self._broken:
-            yield f"{_names(list(self._broken))} in the kernel: damaged by somebody else, being repaired"
+        for what in self._said(self._broken):
+            yield f"{what}, being repaired"
         ago = self._context.now - self._last_at
         if self._last and ago < TOLD:
             yield f"{self._last}, {ago:.0f} s ago"

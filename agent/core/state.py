@@ -374,7 +374,7 @@ class AgentState:
 
     def _on_audited(self, event: Audited) -> None:
         if self.repairs.busy:  # not of a driver that was opened anew since
-            self.repairs.audited(event.lost)
+            self.wants.swept |= self.repairs.audited(event.lost, event.more)
             self._drops = {f"dropped_{reason}": n for reason, n in event.drops.items()} or self._drops
 
     def _on_woke(self, event: Woke) -> None:

@@ -39,6 +39,8 @@ class Wants:
         self.more = False
         #: what a former life left in the kernel may be wanted by nobody now
         self.swept = False
+        #: networks where nothing was let go, since a port waited for something
+        self._waiting: set[bytes] = set()
 
     def opened(self, held: Iterable[SpecKey]) -> None:
         """The kernel has this. What works there stays as it is until all of its network is known: half a snapshot
@@ -61,6 +63,8 @@ class Wants:
         if not goals.dirty and not ready:
             return False
         dirty, goals.dirty = goals.dirty, set()
+        if self._waiting and any(key[1] in self._waiting for key in dirty):
+            self.swept = True
         if self.inherited:
             for key in [key for key in dirty if key[1] in self.inherited]:
                 dirty.discard(key)
@@ -119,6 +123,7 @@ class Wants:
         if not self.swept or self.more:
             return
         self.swept = False
+        self._waiting.clear()
         if not self._plan.leftover or HOST not in interests or not interests[HOST].whole:
             return
         judged: dict[bytes, bool] = {}
@@ -126,6 +131,8 @@ class Wants:
             interest = interests.get((What.NETWORK, network))
             view = self._goals.networks.get(network)
             waits = view is not None and any(self._goals.waits(port) for port in view.ports.values())
+            if waits:
+                self._waiting.add(network)
             known = interest is not None and interest.whole and not waits and network not in self.inherited
             judged[network] = known or not self._goals.needs_network(network)
         self._plan.give_up([key for key in self._plan.leftover if judged[key[1]]])

@@ -160,6 +160,14 @@ class Driver(Protocol):
         Cheap when there is nothing. Putting what is named mends it; what has a name nobody put is to be passed over.
         """
 
+    async def surplus(self, known: Mapping[SpecKey, Spec | None]) -> Mapping[SpecKey, Spec | None]:
+        """What is there beyond what is `known` to be, or otherwise, as it is (None: what it is like is not said).
+
+        `known` is what `held` told and what was applied since. Of peers, remotes, and ports with addresses too many.
+        Of a host with much some is looked at by each call, so that the calls together cost next to nothing. It changes
+        nothing: dropping what is named removes it, putting it mends it.
+        """
+
     async def drops(self) -> dict[str, int]:
         """How many packets were dropped, by reason; no number ever falls while the driver is open.
 

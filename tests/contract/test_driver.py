@@ -241,6 +241,24 @@ async def test_what_was_put_is_held_and_what_was_dropped_is_not(room: Room) -> N
         assert (await room.drivers[0].held()).keys() == keys
 
 
+async def test_what_is_there_beyond_what_is_known_is_told_as_it_is(room: Room) -> None:
+    await room.start(2)
+    net = network("net", 515)
+    a, b, c = port(net, "a", "10.0.0.5"), port(net, "b", "10.0.0.6"), port(net, "c", "10.0.0.7")
+    peer, near, far = room.peer(net, 1), *room.remote(b, 1), *room.remote(c, 1)
+    await room.put(0, net, open_policy(net), a, peer, near, far)
+    driver = room.drivers[0]
+    known: dict[SpecKey, Spec | None] = {spec.key: spec for spec in (net, open_policy(net), a, peer, near, far)}
+    assert await driver.surplus(known) == {}
+    assert await driver.surplus(await driver.held()) == {}
+    assert await driver.surplus(dict.fromkeys(known)) == {}, "of what nobody knows how it is"
+    assert await driver.surplus(known | {near.key: msgspec.structs.replace(near, via=vtep_mac(9))}) == {near.key: near}
+    del known[far.key], known[peer.key]
+    assert await driver.surplus(known) == {far.key: far, peer.key: peer}
+    await room.drop(0, far.key, peer.key)
+    assert await driver.surplus(known) == {}
+
+
 async def test_dropping_what_is_not_there_is_no_error(room: Room) -> None:
     await room.start(1)
     net = network("net", 508)

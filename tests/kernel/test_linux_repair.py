@@ -4,9 +4,10 @@ import subprocess
 
 import pytest
 
-from planes.data.driver import Spec
+from planes.data.driver import RemoteSpec, Spec, SpecKey
 from planes.data.linux import namespaces
 from planes.data.linux.skeleton import port_link_names
+from planes.data.linux.surplus import Looks
 from tests.kernel.support import Host, World, members, network, open_policy, peer, port, remote
 
 pytestmark = pytest.mark.kernel
@@ -97,6 +98,86 @@ async def test_a_namespace_that_lost_its_name_gets_it_back(world: World) -> None
     assert state(one) == whole
 
 
+async def surplus(host: Host, specs: list[Spec]) -> set[SpecKey]:
+    """What the agent does with what is too much or otherwise than it was put: the former goes, the latter is put."""
+    known = {spec.key: spec for spec in specs}
+    more = await host.driver.surplus(known)
+    await host.drop(*(more.keys() - known.keys()))
+    await host.put(*(known[key] for key in more.keys() & known.keys()))
+    return set(more)
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("ip neigh add 10.0.0.200 lladdr 02:00:00:00:00:02 dev vx nud permanent", ("remote", bytes((10, 0, 0, 200)))),
+        ("ip neigh replace 10.0.0.104 lladdr 02:00:00:00:00:77 dev vx", ("remote", bytes((10, 0, 0, 104)))),
+        ("bridge fdb add 02:00:00:00:00:77 dev vx dst 172.31.0.9", ("peer", bytes((2, 0, 0, 0, 0, 0x77)))),
+        ("bridge fdb replace 02:00:00:00:00:02 dev vx dst 172.31.0.9", ("peer", bytes((2, 0, 0, 0, 0, 2)))),
+        (f"ip neigh add 10.0.0.200 lladdr 02:00:00:00:00:02 dev {NEAR} nud permanent", ("port", A.id)),
+        (f"ip neigh replace 10.0.0.5 lladdr 02:00:00:00:00:77 dev {NEAR} nud permanent", ("port", A.id)),
+    ],
+)
+async def test_what_is_too_much_or_not_as_it_was_put_is_found(
+    world: World, command: str, found: tuple[str, bytes]
+) -> None:
+    one, specs = await settled(world)
+    whole = state(one)
+    assert await surplus(one, specs) == set()
+    run(f"{one.cloud}-300", command)
+    assert state(one) != whole
+    assert await surplus(one, specs) == {(found[0], NET.network, found[1])}
+    assert state(one) == whole
+    assert await surplus(one, specs) == set()
+
+
+async def test_what_somebody_adds_is_found_at_once_however_much_there_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, specs = await settled(world)
+    await surplus(one, specs)
+    monkeypatch.setattr(Looks, "choose", lambda *_: [])  # as on a host that has much
+    name = f"{one.cloud}-300"
+    added = RemoteSpec(NET.network, bytes((10, 0, 0, 200)), bytes((2, 0, 0, 0, 0, 2)))
+    run(name, "ip neigh add 10.0.0.200 lladdr 02:00:00:00:00:02 dev vx nud permanent")
+    run(name, f"ip neigh add 10.0.0.201 lladdr 02:00:00:00:00:02 dev {NEAR} nud permanent")
+    run(name, "ip neigh add 10.0.0.202 lladdr 02:00:00:00:00:02 dev vx nud permanent; ip neigh del 10.0.0.202 dev vx")
+    assert await one.driver.audit() <= {("remote", NET.network, bytes((10, 0, 0, 202)))}
+    assert await surplus(one, specs) == {added.key, A.key}
+    await one.put(added)
+    await one.drop(added.key)
+    await one.driver.audit()
+    assert await surplus(one, specs) == set(), "what we do ourselves is not told"
+
+
+async def test_what_a_listing_left_out_at_the_start_is_found_later(world: World) -> None:
+    one, specs = await settled(world)
+    await one.restart()
+    held = dict(await one.driver.held())
+    left_out = specs[-1]
+    del held[left_out.key]
+    assert await one.driver.surplus(held) == {left_out.key: left_out}
+
+
+async def test_neighbours_on_devices_of_others_are_not_too_many(world: World) -> None:
+    one, specs = await settled(world)
+    name = f"{one.cloud}-300"
+    run(name, "ip link add mine type veth peer name yours && ip link set mine up && ip link set yours up")
+    run(name, "ip link add pmine type vxlan id 9 dstport 4790 && ip link set pmine up")
+    run(name, "ip neigh add 10.0.0.200 lladdr 02:00:00:00:00:02 dev mine nud permanent")
+    run(name, "ip neigh add 10.0.0.200 lladdr 02:00:00:00:00:02 dev pmine nud permanent")
+    run(name, "bridge fdb add 02:00:00:00:00:77 dev pmine dst 172.31.0.9")
+    before = state(one)
+    assert await surplus(one, specs) == set()
+    await one.restart()
+    assert await surplus(one, specs) == set()
+    assert state(one) == before
+    run(name, "ip link set vx alias foreign")
+    await one.restart()
+    run(name, "ip neigh add 10.0.0.200 lladdr 02:00:00:00:00:02 dev vx nud permanent")
+    assert await surplus(one, specs) == set(), "the device is somebody else's"
+
+
 async def test_what_is_not_ours_is_left_alone(world: World) -> None:
     one, specs = await settled(world)
     name = f"{one.cloud}-300"
@@ -119,3 +200,22 @@ async def test_a_thousand_ports_of_our_own_making_and_unmaking_are_no_damage(wor
     assert await one.driver.audit() == frozenset()
     await one.drop(*(spec.key for spec in ports))
     assert await one.driver.audit() == frozenset()
+
+
+async def test_twenty_thousand_remotes_of_our_own_making_and_unmaking_are_no_damage(world: World) -> None:
+    one, specs = await settled(world)
+    many = [remote(NET, (0x0A40_0000 + n).to_bytes(4, "big"), world.hosts[1]) for n in range(20_000)]
+    await one.put(*many)
+    assert await one.driver.audit() == frozenset()
+    for start in range(0, len(many), 4_096):
+        await one.drop(*(spec.key for spec in many[start : start + 4_096]))
+    assert await one.driver.audit() == frozenset()
+    await one.put(many[0])
+    await one.drop(many[0].key)
+    await one.put(many[0])
+    assert await one.driver.audit() == frozenset(), "it went and came back"
+    run(f"{one.cloud}-300", "ip neigh del 10.0.0.104 dev vx")
+    await one.drop(many[0].key)
+    assert await one.driver.audit() == {("remote", NET.network, bytes((10, 0, 0, 104)))}
+    assert await one.driver.audit() == frozenset()
+    await one.put(*specs)

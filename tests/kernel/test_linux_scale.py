@@ -61,7 +61,9 @@ async def test_timing(world: World) -> None:
     assert await clocked("100 000 remotes", one.driver.apply([peer(net, two), *remotes], ())) < 10
     await clocked("100 000 remotes, unchanged", one.driver.apply(remotes, ()))
     assert await clocked("read back", asyncio.gather(one.driver.held())) < 10
-    assert len(await one.driver.held()) == 1 + 50 + 1 + PORTS + 1 + REMOTES
+    known = await one.driver.held()
+    assert len(known) == 1 + 50 + 1 + PORTS + 1 + REMOTES
+    await clocked("looked for what is too much", one.driver.surplus(known))
     assert await clocked("restart", one.restart()) < 10
     await clocked("1 of 1 000 ports deleted", one.driver.apply((), [ports[0].key]))
     assert await clocked("999 ports deleted", one.driver.apply((), [spec.key for spec in ports[1:]])) < 20

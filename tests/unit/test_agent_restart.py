@@ -8,9 +8,9 @@ import pytest
 from agent.core import wants
 from agent.core.events import HOST
 from agent.runtime import Agent
-from planes.goalstate.messages import Group, Port
+from planes.goalstate.messages import Group, Port, Subnet
 from tests.support.clock import run, until
-from tests.support.world import EGRESS_ALL, NET, WEB, World, id16, two_hosts
+from tests.support.world import EGRESS_ALL, NET, WEB, World, id16, mac, two_hosts
 
 
 async def back_without_groups(world: World) -> tuple[Agent, Port]:
@@ -133,6 +133,28 @@ def test_a_host_with_another_tunnel_end_costs_one_change_per_network() -> None:
         c.publish((msgspec.structs.replace(moved, rev=moved.rev + 1, vtep=bytes((192, 0, 2, 99))), None))
         await until(lambda: "192.0.2.99" in world.dump("h1"), 1)
         assert [keys for keys, _ in world.drivers["h1"].history[calls:]] == [(("peer", NET, moved.mac),)]
+        await world.stop()
+
+    run(main())
+
+
+def test_what_was_left_while_a_port_waited_goes_when_it_waits_no_more() -> None:
+    async def main() -> None:
+        world = World()
+        await two_hosts(world)
+        gone = world.port(9, "h2")
+        await world.settle()
+        await world.agents["h1"].close()
+        world.delete(gone)
+        c = world.control
+        waits = Port(id16(77), c.rev(), NET, mac(77), (bytes((10, 1, 0, 5)),), 1, (WEB,))
+        c.publish(c.put(waits, "h1"))
+        agent = await world.start_agent("h1")
+        await asyncio.sleep(30)
+        assert "waits for the subnet" in "".join(agent.state._reasons())
+        assert "10.0.0.9 via" in world.dump("h1"), "a port still waits: nothing may go"
+        c.say(Subnet(NET, id16(101), c.rev(), bytes((10, 1, 0, 0)), 16))
+        await until(lambda: "10.0.0.9 via" not in world.dump("h1"), 30)
         await world.stop()
 
     run(main())

@@ -39,6 +39,9 @@ def damaged(network: Network) -> set[SpecKey]:
 
 def _meaning(network: Network, ports: dict[int, str], notice: Notice, whole: SpecKey) -> SpecKey | None:
     """Which of our objects a notice is about, if any."""
+    if notice.kind == netlink.NEWNEIGH:
+        network.watch.added.add((notice.device, notice.what))
+        return None
     if notice.device == network.device_index:
         return _of_device(network, notice, whole)
     if notice.kind == netlink.DELADDR and notice.device == _LOOPBACK and notice.what in network.gateways:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import resource
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -24,7 +25,7 @@ from planes.data.driver import (
     SpecKey,
     Transaction,
 )
-from planes.data.linux import audit, namespaces, netlink, nft, timings, vif
+from planes.data.linux import audit, namespaces, netlink, nft, surplus, timings, vif
 from planes.data.linux.drops import Tally, dropped
 from planes.data.linux.netlink import Netlink
 from planes.data.linux.network import Host, Network, Reasons, Refused
@@ -67,12 +68,15 @@ class LinuxDriver:
         self._tally = Tally()
         self._transactions: list[Transaction] = []
         self._unread: list[Network] = []  # whose drops are yet to be read
+        self._looks = surplus.Looks()
+        self._lost: set[SpecKey] = set()  # told by notices that were read before the next audit
 
     async def open(self, vtep: bytes, vtep_mac: bytes) -> None:
         _require()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four sockets for each network
         raise_neighbour_limits()
+        self._looks, self._lost = surplus.Looks(), set()
         namespace = namespaces.current()
         self._host = Host(self._cloud, namespace, Netlink(), vtep, vtep_mac, self._port, self._group)
         try:
@@ -143,7 +147,7 @@ class LinuxDriver:
         return self._transactions
 
     async def audit(self) -> frozenset[SpecKey]:
-        lost: set[SpecKey] = set()
+        lost, self._lost = self._lost, set()
         for network in list(self._networks.values()):
             try:
                 lost |= audit.damaged(network)
@@ -154,6 +158,16 @@ class LinuxDriver:
                 lost.add(("network", network.network, b""))  # what was told so far is forgotten: all is in doubt
                 log.warning("vni %d cannot be looked after: %s", network.vni, error)
         return frozenset(lost)
+
+    async def surplus(self, known: Mapping[SpecKey, Spec | None]) -> Mapping[SpecKey, Spec | None]:
+        found: dict[SpecKey, Spec | None] = {}
+        if hinted := [network for network in self._networks.values() if network.watch.added]:
+            found = await asyncio.to_thread(surplus.hinted, hinted, known)
+        if chosen := self._looks.choose(self._networks.values(), time.monotonic()):
+            more, count, spent = await asyncio.to_thread(surplus.look, chosen, known)
+            self._looks.spent(count, spent)
+            found |= more
+        return found
 
     async def apply(self, puts: Iterable[Spec], drops: Iterable[SpecKey]) -> Mapping[SpecKey, str]:
         self._transactions = timings.gather()
@@ -167,6 +181,7 @@ class LinuxDriver:
         for network, keys in obsolete.items():
             if "network" not in keys and network in self._networks:
                 failed |= await _drop(self._networks[network], keys)
+                self._others(self._networks[network], {key for some in keys.values() for key in some})
         self._errors += len(failed)
         return failed
 
@@ -240,6 +255,15 @@ class LinuxDriver:
         except _EXPECTED as error:
             return {key: f"vni {network.vni}: {error}"}
         return {}
+
+    def _others(self, network: Network, own: set[SpecKey]) -> None:
+        """Of what went away meanwhile keep what we did not remove: of neighbours the kernel does not say who did, so
+        that later nobody could tell, nor whether they are too many to be told."""
+        try:
+            self._lost |= audit.damaged(network) - own
+        except _EXPECTED as error:
+            self._lost.add(("network", network.network, b""))
+            log.warning("vni %d cannot be looked after: %s", network.vni, error)
 
     def _opened(self) -> Host:
         if self._host is None:

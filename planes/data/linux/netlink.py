@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from planes.data.linux.tally import count
 from planes.data.linux.timings import timed
@@ -44,6 +44,8 @@ DOOMED = 77
 CHUNK = 32 << 10
 
 _ERROR, _DONE = 2, 3
+#: NLM_F_DUMP_INTR, in the lower byte of a message's flags; how often a list is asked for
+_TORN, _ATTEMPTS = 0x10, 5
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
 _BUFFER = 4 << 20
@@ -57,6 +59,9 @@ _IFINFO = struct.Struct("=BxHiII")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGH = struct.Struct("=BxxxiHBB")
 _U32 = struct.Struct("=I")
+
+
+T = TypeVar("T")
 
 
 class Message(NamedTuple):
@@ -150,23 +155,42 @@ class Netlink:
     def next_sequence(self) -> int:
         return self._sequence + 1
 
-    def dump(self, kind: int, body: bytes, each: Callable[[bytes, int, int], None], flags: int = DUMP) -> None:
-        """Call `each(buffer, start, end)` for the body of every message that the kernel lists."""
+    def dump(self, kind: int, body: bytes, read: Callable[[bytes, int, int], T | None], flags: int = DUMP) -> list[T]:
+        """What `read(buffer, start, end)` makes of the body of every message that the kernel lists, without None.
+
+        A list that the kernel says has changed under its hands is asked for again, a few times; then it is taken as it
+        is. Of neighbours it never says so, though it may leave some out: their table is one for all namespaces, and is
+        listed by place in it (`surplus` looks again).
+        """
+        found: list[T] = []
+        for _ in range(_ATTEMPTS):
+            found = []
+            if not self._dump(kind, body, read, flags, found):
+                break
+        return found
+
+    def _dump(
+        self, kind: int, body: bytes, read: Callable[[bytes, int, int], T | None], flags: int, found: list[T]
+    ) -> bool:
+        """Whether the list changed while it was written."""
         self._sequence += 1
         self._socket.send(_HEADER.pack(16 + len(body), kind, REQUEST | flags, self._sequence, 0) + body)
+        torn = 0
         while True:
             answer = self._socket.recv(1 << 18)
             for kind_, number, start, end in messages(answer):
                 if number != self._sequence:
                     continue
-                if kind_ == _DONE:
-                    return
-                if kind_ == _ERROR:
-                    code = -int.from_bytes(answer[start : start + 4], "little", signed=True)
-                    raise OSError(code, os.strerror(code))
-                each(answer, start, end)
+                torn |= answer[start - 10] & _TORN
+                if kind_ in (_DONE, _ERROR):
+                    if code := -int.from_bytes(answer[start : start + 4], "little", signed=True):
+                        raise OSError(code, os.strerror(code))
+                    return bool(torn)
+                item = read(answer, start, end)
+                if item is not None:
+                    found.append(item)
                 if flags != DUMP:
-                    return
+                    return False
 
 
 def chunks(messages: list[Message], size: int = CHUNK) -> Iterator[tuple[int, list[Message]]]:
@@ -346,48 +370,50 @@ def _tunnel_end(info: bytes) -> bytes:
 
 def links(netlink: Netlink) -> list[Link]:
     """Every link of the namespace."""
-    found: list[Link] = []
-    body = ifinfo() + attr(_SKIP_STATS_ATTR, u32(_SKIP_STATS))
-    netlink.dump(GETLINK, body, lambda data, start, end: found.append(_link(data, start, end)))
-    return found
+    return netlink.dump(GETLINK, ifinfo() + attr(_SKIP_STATS_ATTR, u32(_SKIP_STATS)), _link)
 
 
 def link(netlink: Netlink, name: str) -> Link | None:
     """The link of this name, if there is one."""
-    found: list[Link] = []
-    body = ifinfo() + name_attr(name)
     try:
-        netlink.dump(GETLINK, body, lambda data, start, end: found.append(_link(data, start, end)), flags=0)
+        return netlink.dump(GETLINK, ifinfo() + name_attr(name), _link, flags=0)[0]
     except OSError as error:
         if error.errno != errno.ENODEV:
             raise
-    return found[0] if found else None
+        return None
 
 
 def statistics(netlink: Netlink) -> list[tuple[int, tuple[int, ...]]]:
     """(device, its counters in the order of `struct rtnl_link_stats64`) of every link."""
-    found: list[tuple[int, tuple[int, ...]]] = []
 
-    def each(data: bytes, start: int, end: int) -> None:
+    def read(data: bytes, start: int, end: int) -> tuple[int, tuple[int, ...]]:
         counts = attrs(data, start + 12, end).get(1, b"")
-        found.append((_U32.unpack_from(data, start + 4)[0], struct.unpack(f"={len(counts) // 8}Q", counts)))
+        return _U32.unpack_from(data, start + 4)[0], struct.unpack(f"={len(counts) // 8}Q", counts)
 
-    netlink.dump(GETSTATS, struct.pack("=BxxxII", 0, 0, 1), each)
-    return found
+    return netlink.dump(GETSTATS, struct.pack("=BxxxII", 0, 0, 1), read)
+
+
+def _permanent(data: bytes, start: int, end: int) -> tuple[int, bytes, bytes] | None:
+    index, state = struct.unpack_from("=iH", data, start + 4)
+    # the kernel writes NDA_DST, then NDA_LLADDR, right behind the header: fixed places, twice as fast as a parse
+    if state & NUD_PERMANENT:
+        return index, data[start + 16 : start + 20], data[start + 24 : start + 30]
+    return None
 
 
 def permanent_neighbours(netlink: Netlink) -> list[tuple[int, bytes, bytes]]:
     """(device, IP, MAC) of every permanent IPv4 neighbour."""
-    found: list[tuple[int, bytes, bytes]] = []
+    return netlink.dump(GETNEIGH, _NEIGH.pack(AF_INET, 0, 0, 0, 0), _permanent)
 
-    def each(data: bytes, start: int, end: int) -> None:
-        index, state = struct.unpack_from("=iH", data, start + 4)
-        # the kernel writes NDA_DST, then NDA_LLADDR, right behind the header: fixed places, twice as fast as a parse
-        if state & NUD_PERMANENT:
-            found.append((index, data[start + 16 : start + 20], data[start + 24 : start + 30]))
 
-    netlink.dump(GETNEIGH, _NEIGH.pack(AF_INET, 0, 0, 0, 0), each)
-    return found
+def permanent_neighbour(netlink: Netlink, index: int, ip: bytes) -> list[tuple[int, bytes, bytes]]:
+    """The same of one address on one device; none: it has none."""
+    try:
+        return netlink.dump(GETNEIGH, no_neighbour(ip, index), _permanent, flags=0)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return []
 
 
 #: NDA_PORT, NDA_VNI, NDA_IFINDEX: in a forwarding entry only where they are not the device's own
@@ -396,25 +422,21 @@ _ASIDE = (6, 7, 8)
 
 def forwarding(netlink: Netlink, index: int) -> list[tuple[bytes, bytes]]:
     """(MAC, VTEP) of every forwarding entry of a VXLAN device; no VTEP: it leads by a port or VNI of its own."""
-    found: list[tuple[bytes, bytes]] = []
 
-    def each(data: bytes, start: int, end: int) -> None:
+    def read(data: bytes, start: int, end: int) -> tuple[bytes, bytes] | None:
         entry = attrs(data, start + 12, end)
         if struct.unpack_from("=i", data, start + 4)[0] == index and 1 in entry and 2 in entry:
-            found.append((entry[2], entry[1] if entry.keys().isdisjoint(_ASIDE) else b""))
+            return entry[2], entry[1] if entry.keys().isdisjoint(_ASIDE) else b""
+        return None
 
-    netlink.dump(GETNEIGH, _NEIGH.pack(AF_BRIDGE, index, 0, 0, 0), each)
-    return found
+    return netlink.dump(GETNEIGH, _NEIGH.pack(AF_BRIDGE, index, 0, 0, 0), read)
 
 
 def routes(netlink: Netlink) -> list[tuple[bytes, int, int]]:
     """(first address, prefix, device) of every IPv4 route of ours."""
-    found: list[tuple[bytes, int, int]] = []
 
-    def each(data: bytes, start: int, end: int) -> None:
+    def read(data: bytes, start: int, end: int) -> tuple[bytes, int, int] | None:
         entry = attrs(data, start + 12, end)
-        if 4 in entry:
-            found.append((entry.get(1, b"\0" * 4), data[start + 1], _U32.unpack(entry[4])[0]))
+        return (entry.get(1, b"\0" * 4), data[start + 1], _U32.unpack(entry[4])[0]) if 4 in entry else None
 
-    netlink.dump(GETROUTE, _ROUTE.pack(AF_INET, 0, 0, 0, 0, PROTOCOL, 0, 0, 0), each)
-    return found
+    return netlink.dump(GETROUTE, _ROUTE.pack(AF_INET, 0, 0, 0, 0, PROTOCOL, 0, 0, 0), read)

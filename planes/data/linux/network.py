@@ -469,6 +469,11 @@ class Network:
         """Of the VXLAN device; 0: there is none."""
         return self._vxlan.ifindex if self._vxlan else 0
 
+    @property
+    def own_device(self) -> int:
+        """The same, if it bears our mark."""
+        return self._vxlan.ifindex if self._vxlan and self._vxlan.alias == ids.text(self.network) else 0
+
     def _device_index(self) -> int:
         if self._vxlan is None:
             raise Refused(f"the device {VXLAN} is missing")

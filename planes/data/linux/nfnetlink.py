@@ -120,18 +120,18 @@ def _request(family: int, body: bytes) -> bytes:
 
 def elements(netlink: Netlink, family: int, table: str, name: str) -> list[Element]:
     """All elements of a set or map."""
-    found: list[Element] = []
 
-    def each(data: bytes, start: int, end: int) -> None:
+    def read(data: bytes, start: int, end: int) -> list[Element]:
         packed = attrs(data, start + 4, end).get(3, b"")
-        offset = 0
+        some, offset = [], 0
         while offset + 4 <= len(packed):
             length = int.from_bytes(packed[offset : offset + 2], "little")
-            found.append(_unpack(family, name, attrs(packed, offset + 4, offset + length)))
+            some.append(_unpack(family, name, attrs(packed, offset + 4, offset + length)))
             offset += (length + 3) & ~3
+        return some
 
-    netlink.dump(_GETELEMENT, _request(family, _text(1, table) + _text(2, name)), each)
-    return found
+    parts = netlink.dump(_GETELEMENT, _request(family, _text(1, table) + _text(2, name)), read)
+    return [element for part in parts for element in part]
 
 
 def _unpack(family: int, name: str, element: dict[int, bytes]) -> Element:
@@ -148,55 +148,44 @@ def _unpack(family: int, name: str, element: dict[int, bytes]) -> Element:
 
 def set_names(netlink: Netlink, family: int, table: str) -> list[str]:
     """The names of a table's sets and maps."""
-    found: list[str] = []
     body = _request(family, _text(1, table))
-    netlink.dump(_GETSET, body, lambda data, start, end: found.append(_string(attrs(data, start + 4, end)[2])))
-    return found
+    return netlink.dump(_GETSET, body, lambda data, start, end: _string(attrs(data, start + 4, end)[2]))
 
 
 def chain_names(netlink: Netlink, family: int, table: str) -> set[str]:
     """The names of a table's chains."""
-    found: set[str] = set()
 
-    def each(data: bytes, start: int, end: int) -> None:
+    def read(data: bytes, start: int, end: int) -> str | None:
         entry = attrs(data, start + 4, end)
-        if _string(entry[1]) == table:
-            found.add(_string(entry[3]))
+        return _string(entry[3]) if _string(entry[1]) == table else None
 
-    netlink.dump(_GETCHAIN, _request(family, b""), each)
-    return found
+    return set(netlink.dump(_GETCHAIN, _request(family, b""), read))
 
 
 def rules(netlink: Netlink, family: int, table: str) -> Counter[str]:
     """How many rules each chain of a table has that has any."""
-    found: Counter[str] = Counter()
     body = _request(family, _text(1, table))
-    netlink.dump(_GETRULE, body, lambda data, start, end: found.update((_string(attrs(data, start + 4, end)[2]),)))
-    return found
+    return Counter(netlink.dump(_GETRULE, body, lambda data, start, end: _string(attrs(data, start + 4, end)[2])))
 
 
 def generation(netlink: Netlink) -> int:
     """A number that rises with every change of the namespace's filters, whoever makes it."""
-    found: list[int] = []
 
-    def each(data: bytes, start: int, end: int) -> None:
-        found.append(int.from_bytes(attrs(data, start + 4, end)[1], "big"))
+    def read(data: bytes, start: int, end: int) -> int:
+        return int.from_bytes(attrs(data, start + 4, end)[1], "big")
 
-    netlink.dump(_GETGENERATION, _request(0, b""), each, flags=0)
-    return found[0]
+    return netlink.dump(_GETGENERATION, _request(0, b""), read, flags=0)[0]
 
 
 def counters(netlink: Netlink, family: int, table: str) -> dict[str, int]:
     """Packets counted by each named counter of a table."""
-    found: dict[str, int] = {}
 
-    def each(data: bytes, start: int, end: int) -> None:
+    def read(data: bytes, start: int, end: int) -> tuple[str, int]:
         entry = attrs(data, start + 4, end)
         value = attrs(entry[4], 0, len(entry[4]))
-        found[_string(entry[2])] = int.from_bytes(value[2], "big")
+        return _string(entry[2]), int.from_bytes(value[2], "big")
 
-    netlink.dump(_GETOBJECT, _request(family, _text(1, table) + attr(3, struct.pack(">I", 1))), each)
-    return found
+    return dict(netlink.dump(_GETOBJECT, _request(family, _text(1, table) + attr(3, struct.pack(">I", 1))), read))
 
 
 def _value(packed: bytes) -> bytes:

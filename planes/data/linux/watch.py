@@ -24,7 +24,7 @@ _BUFFER = 16 << 20
 
 
 class Notice(NamedTuple):
-    """Something went away or changed. `what`: an address or a MAC, if it has one; `up`: of a link."""
+    """Something went away, came or changed. `what`: an address or a MAC, if it has one; `up`: of a link."""
 
     kind: int
     device: int
@@ -41,6 +41,8 @@ class Watch:
     """A listening socket in the namespace of the thread that makes it. `own`: the address of our own socket there."""
 
     def __init__(self, own: int) -> None:
+        #: (device, address) of neighbours that others put there, until somebody has looked what they are
+        self.added: set[tuple[int, bytes]] = set()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.ROUTE)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER)
@@ -85,14 +87,17 @@ def _notice(kind: int, data: bytes, start: int, end: int) -> Notice:
 
 
 def _admit(sock: socket.socket, own: int) -> None:
-    """Have the kernel keep only what went away, and links that are down; nothing that our own socket has caused.
+    """Have the kernel keep only what went away, links that are down, and permanent IPv4 neighbours that came; nothing
+    that our own socket has caused.
 
     A program for the kernel: each step loads a value, or compares it and skips so many steps if it is so, or is not.
     """
     count = len(_GONE)
-    code = [(_LOAD_WORD, 0, 0, 12), (_EQUAL, count + 4, 0, socket.htonl(own)), (_LOAD_HALF, 0, 0, 4)]
-    code += [(_EQUAL, count + 3 - place, 0, socket.htons(kind)) for place, kind in enumerate(_GONE)]
-    code += [(_EQUAL, 0, 2, socket.htons(netlink.NEWLINK)), (_LOAD_BYTE, 0, 0, 24), (_HAS_BIT, 0, 1, netlink.IFF_UP)]
+    code = [(_LOAD_WORD, 0, 0, 12), (_EQUAL, count + 9, 0, socket.htonl(own)), (_LOAD_HALF, 0, 0, 4)]
+    code += [(_EQUAL, count + 8 - place, 0, socket.htons(kind)) for place, kind in enumerate(_GONE)]
+    code += [(_EQUAL, 0, 2, socket.htons(netlink.NEWLINK)), (_LOAD_BYTE, 0, 0, 24), (_HAS_BIT, 5, 6, netlink.IFF_UP)]
+    code += [(_EQUAL, 0, 4, socket.htons(netlink.NEWNEIGH)), (_LOAD_BYTE, 0, 0, 16), (_EQUAL, 0, 2, netlink.AF_INET)]
+    code += [(_LOAD_BYTE, 0, 0, 24), (_HAS_BIT, 1, 0, netlink.NUD_PERMANENT)]
     code += [(_RETURN, 0, 0, 0), (_RETURN, 0, 0, 0xFFFF_FFFF)]
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in code))
     sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("@HP", len(code), ctypes.addressof(program)))

@@ -86,6 +86,12 @@ class MemoryDriver:
         self.kernel.damaged.clear()
         return lost
 
+    async def surplus(self, known: Mapping[SpecKey, Spec | None]) -> Mapping[SpecKey, Spec | None]:
+        assert not self._busy, "one caller at a time"
+        self.kernel.unlisted.clear()
+        there = self.kernel.held()
+        return {key: spec for key, spec in there.items() if spec is not None and known.get(key, "") not in (spec, None)}
+
     async def drops(self) -> dict[str, int]:
         assert not self._busy, "one caller at a time"
         return dict(self.kernel.drops)

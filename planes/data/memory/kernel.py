@@ -162,6 +162,8 @@ class Kernel:
         self.mac = b""
         self.networks: dict[bytes, KernelNetwork] = {}
         self.damaged: set[SpecKey] = set()
+        #: what the next listing leaves out, as a real one may
+        self.unlisted: set[SpecKey] = set()
         self.drops: Counter[str] = Counter()
 
     def dropped(self, reason: str) -> str:
@@ -184,7 +186,8 @@ class Kernel:
     def held(self) -> dict[SpecKey, Spec | None]:
         """What exists; as a real kernel, it tells of peers and remotes alone what they look like."""
         specs = [spec for network in self.networks.values() for spec in network.specs()]
-        return {spec.key: spec if isinstance(spec, RemoteSpec | PeerSpec) else None for spec in specs}
+        listed = [spec for spec in specs if spec.key not in self.unlisted]
+        return {spec.key: spec if isinstance(spec, RemoteSpec | PeerSpec) else None for spec in listed}
 
     def dump(self) -> str:
         """Everything, in one canonical spelling: equal text is an equal kernel."""
