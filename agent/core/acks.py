@@ -58,8 +58,8 @@ class Acks:
         self._tries = 0
         #: not confirmed; they wait for the timer, others do not
         self._held: set[Key] = set()
-        #: the last that was said got no reply
-        self._unheard = False
+        #: those of them that got no reply at all
+        self._unheard: set[Key] = set()
 
     def owe(
         self, item: Port | Gone, author: str, sent: int, received: int, keys: tuple[SpecKey, ...] = (), trace: str = ""
@@ -90,13 +90,13 @@ class Acks:
     def resume(self) -> None:
         """Send again what was not confirmed."""
         self._held.clear()
+        self._unheard.clear()
 
     def control_is_there(self) -> None:
-        """A beacon came: what found nobody goes again. What was put off keeps its time."""
-        if self._unheard:
-            self._unheard = False
-            self._tries = 0
-            self.resume()
+        """A beacon came, or a reply: what found nobody goes again. What was put off keeps its time."""
+        self._held -= self._unheard
+        self._unheard.clear()
+        self._tries = 0
 
     def stamp(self, keys: list[SpecKey], started: int, done: int) -> None:
         """The driver worked on these."""
@@ -172,12 +172,15 @@ class Acks:
             return
         again = self._tries_again(event.data)
         if again is not None:
-            self._tries += 1
+            self._tries += not self._held  # those of one round are one try
             self._context.counters["acks_repeated"] += 1
-            self._held.update(key for key, item in items.items() if self._waiting.get(key) is item)
+            held = [key for key, item in items.items() if self._waiting.get(key) is item]
+            self._held.update(held)
+            if event.data is None:
+                self._unheard.update(held)
             self._context.timers.set(("acks",), self._context.now + again)
             return
-        self._tries = 0
+        self.control_is_there()
         for key, item in items.items():
             if self._waiting.get(key) is item:
                 del self._waiting[key]
@@ -185,7 +188,6 @@ class Acks:
     def _tries_again(self, data: bytes | None) -> float | None:
         """Seconds after which the acks go out again; None: they are stored."""
         retry = self._context.backoff(self._tries, RETRY_FIRST, RETRY_MOST)
-        self._unheard = data is None
         if data is None:
             return retry
         try:

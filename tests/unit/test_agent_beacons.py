@@ -27,6 +27,52 @@ def test_acks_that_found_nobody_go_again_at_the_next_beacon() -> None:
     run(main())
 
 
+def test_acks_that_found_nobody_go_again_when_another_is_confirmed() -> None:
+    async def main() -> None:
+        world = World()
+        await world.start("h1")
+        world.network()
+        await world.settle()
+        away = True
+        world.control.refuse = lambda subject: away and ".ack." in subject
+        port = world.port(2, "h1")
+        await asyncio.sleep(100)
+        acks = world.agents["h1"].state.acks
+        await until(lambda: not acks._under_way, 20)
+        away = False
+        other = world.port(3, "h1")
+        await until(lambda: world.control.status(other.id) is not None, 1)
+        await until(lambda: world.control.status(port.id) is not None, 1)
+        await world.stop()
+
+    run(main())
+
+
+def test_many_acks_that_find_nobody_at_once_are_one_try() -> None:
+    async def main() -> None:
+        world = World()
+        await world.start("h1")
+        world.network()
+        await world.settle()
+        away, asked = True, list[float]()
+
+        def refuse(subject: str) -> bool:
+            if ".ack." in subject:
+                asked.append(asyncio.get_running_loop().time())
+            return away and ".ack." in subject
+
+        world.control.refuse = refuse
+        for n in range(2, 10):
+            world.port(n, "h1")
+            await asyncio.sleep(0.01)  # each by itself
+        await until(lambda: len(asked) >= 8, 5)
+        begun = asked[0]
+        await until(lambda: asked[-1] > begun + 1 and len(asked) > 8, 8)  # and not half a minute later
+        await world.stop()
+
+    run(main())
+
+
 def test_who_could_not_register_asks_again_at_the_next_beacon() -> None:
     async def main() -> None:
         world = World()
