@@ -1,5 +1,9 @@
-"""Real servers that several test files use; each is started once per run, when the first test asks for it."""
+"""Real servers that several test files use; each is started once per run, when the first test asks for it.
 
+And what a run has in common: which tests there are, in which order files begin, how often garbage is looked for.
+"""
+
+import gc
 import os
 from collections.abc import Iterator
 
@@ -21,3 +25,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays; the rest is looked through as seldom as in the processes that are tested."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
