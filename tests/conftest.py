@@ -6,10 +6,12 @@ And what a run has in common: which tests there are, in which order files begin,
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.cassandra import CassandraServer
+from tests.support.disk import forgetful
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +19,13 @@ def cassandra() -> Iterator[CassandraServer]:
     """A node with nothing in it but what tests of this process made; take a keyspace of your own."""
     with CassandraServer() as server:
         yield server
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """Like `tmp_path`, on a disk that forgets."""
+    with forgetful() as path:
+        yield path
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -28,7 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays; the rest is looked through as seldom as in the processes that are tested."""
+    """Thousands of small worlds come and go; looking for garbage after every 700 objects was a tenth of their time."""
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    gc.freeze()  # modules stay
+    gc.set_threshold(20_000, 10, 10)
