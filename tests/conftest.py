@@ -13,6 +13,21 @@ import pytest
 from tests.support.cassandra import CassandraServer
 from tests.support.disk import forgetful
 
+HERE = Path(__file__).parent
+#: files of a minute and more, longest first. Workers take files in turn: one that is taken last keeps a worker busy for
+#: minutes while the other has nothing to do
+FIRST = (
+    "property/test_mesh.py",
+    "e2e/test_cassandra.py",
+    "fuzz/test_messages.py",
+    "e2e/test_storm.py",
+    "e2e/test_lives.py",
+    "property/test_faults.py",
+    "e2e/test_cassandra_backup.py",
+    "unit/test_api_process.py",
+    "e2e/test_history.py",
+)
+
 
 @pytest.fixture(scope="session")
 def cassandra() -> Iterator[CassandraServer]:
@@ -29,11 +44,16 @@ def memory_path() -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of minutes are for PROFILE=long; without it they are not there, rather than skipped."""
+    """Tests of minutes are for PROFILE=long; without it they are not there, rather than skipped. Several workers begin
+    with the longest files.
+    """
     if os.environ.get("PROFILE") != "long":
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = {HERE / name: place for place, name in enumerate(FIRST)}
+        items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_collection_finish() -> None:
