@@ -96,14 +96,14 @@ class Feed:
         """What was due up to `position` is done, but for what `later` brings back. `found`: something was due.
 
         Where nothing was, the position is written when the lease is half over: who takes over before that looks at
-        nothing once more. Turns that are less than half a lease apart never let it run out.
+        nothing once more. Then turns that are less than a lease apart never let it run out.
         """
         if later:
             await self._store.write(later)
         lease = self._held.get(part)
         if lease is None:
             return
-        if found or lease[0] < self._now() + LEASE // 2:
+        if found or lease[0] <= self._now() + LEASE // 2:
             await self._renew(part, lease[0], position)
         else:
             self._held[part] = (lease[0], position)
