@@ -29,8 +29,9 @@ check: install  ## formatting, lint, types, import contracts
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports
 
+# Files in the order of tests/conftest.py, not by how many tests they have: the longest have few.
 test: check  ## all that CI runs
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-k8s: install  ## the chart on a real Kubernetes, built from source once (minutes); needs root and Go
 	@scripts/tools k8s

@@ -82,7 +82,7 @@ class Echo:
         try:
             if position:
                 left = [(id_, entry) for id_, entry in due if id(entry) not in quiet]
-                await self._feed.settle(part, position, await self._look(left))
+                await self._feed.settle(part, position, bool(due), await self._look(left))
         except AlcorError as error:
             log.warning("echo of part %d put off: %s", part, error)
 

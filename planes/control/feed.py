@@ -57,6 +57,7 @@ class Feed:
         self._now = now
         self.window = window  # µs that a row must be old
         self._held: dict[int, tuple[int, int]] = {}  # part: (until, done)
+        self._others: dict[int, int] = {}  # part: until when another instance has it, as of the last look
 
     def row(self, id_: bytes, entry: Entry) -> Write:
         """The write that announces a change; at most 5 s before its commit."""
@@ -91,25 +92,38 @@ class Feed:
             await asyncio.sleep(0)
         return found, until
 
-    async def settle(self, part: int, position: int, later: Sequence[Write]) -> None:
-        """What was due up to `position` is done, but for what `later` brings back."""
-        await self._store.write(later)
+    async def settle(self, part: int, position: int, found: bool, later: Sequence[Write]) -> None:
+        """What was due up to `position` is done, but for what `later` brings back. `found`: something was due.
+
+        Where nothing was, the position is written when the lease is half over: who takes over before that looks at
+        nothing once more. Then turns that are less than a lease apart never let it run out.
+        """
+        if later:
+            await self._store.write(later)
         lease = self._held.get(part)
-        if lease is not None:
+        if lease is None:
+            return
+        if found or lease[0] <= self._now() + LEASE // 2:
             await self._renew(part, lease[0], position)
+        else:
+            self._held[part] = (lease[0], position)
 
     async def _lease(self, part: int) -> tuple[int, int] | None:
         """(until, done) of the lease if it is ours, taking it when it has run out."""
         now, held = self._now(), self._held.get(part)
-        if held is not None and held[0] > now + LEASE // 3:
-            return held
+        if held is not None:
+            if held[0] > now + LEASE // 3:
+                return held
+            return await self._renew(part, *held)
+        if _runs(self._others.get(part), now):
+            return None  # a lease is never given back, so there is nothing to read before it ends
         read = await self._store.read(LEASES, (f"feed/{part}",), serial=True)
-        until, owner, done = read.statics if read.exists else (None, "", now - BACKWARD)
-        # One that ends later than any lease may was taken before the clock was set back.
-        if until is not None and now < cast(int, until) <= now + 2 * LEASE and owner != self._instance:
-            self._held.pop(part, None)
+        never = (None, "", now - BACKWARD)
+        until, owner, done = cast("tuple[int | None, str, int]", read.statics if read.exists else never)
+        if until is not None and owner != self._instance and _runs(until, now):
+            self._others[part] = until
             return None
-        return await self._renew(part, cast("int | None", until), cast(int, done))
+        return await self._renew(part, until, done)
 
     async def _renew(self, part: int, expect: int | None, done: int) -> tuple[int, int] | None:
         until = max(self._now() + LEASE, (expect or 0) + 1)
@@ -122,3 +136,8 @@ class Feed:
             log.debug("lease of part %d: %s", part, error)
         self._held.pop(part, None)
         return None
+
+
+def _runs(until: int | None, now: int) -> bool:
+    """Whether a lease is alive; one that ends later than any lease may was taken before the clock was set back."""
+    return until is not None and now < until <= now + 2 * LEASE

@@ -11,10 +11,11 @@ from planes.store.sqlite.store import SqliteStore
 from tests.support.stores import Rig
 
 
-@pytest.fixture(params=["sqlite", pytest.param("cassandra", marks=pytest.mark.server)])
+@pytest.fixture(params=["sqlite", "sqlite without a thread", pytest.param("cassandra", marks=pytest.mark.server)])
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    if request.param == "sqlite":
-        made = Rig(lambda: SqliteStore(tmp_path / "store.db"))
+    if request.param.startswith("sqlite"):
+        threaded = request.param == "sqlite"
+        made = Rig(lambda: SqliteStore(tmp_path / "store.db", threaded=threaded))
     else:
         url = request.getfixturevalue("cassandra").url("contract")
         made = Rig(lambda: CassandraStore(url))

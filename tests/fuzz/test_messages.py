@@ -123,14 +123,14 @@ def played(path: Path, kinds: tuple[str, ...], seed: int, caplog: pytest.LogCapt
 
 
 def test_garbage_from_hosts_harms_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from_seed(monkeypatch, 1)
-    played(tmp_path, ("ack", "pull", "sync", "beat"), 1, caplog)
+    played(memory_path, ("ack", "pull", "sync", "beat"), 1, caplog)
 
 
 def test_garbage_from_control_stops_no_agent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from_seed(monkeypatch, 2)
-    played(tmp_path, ("goal", "beacon"), 2, caplog)
+    played(memory_path, ("goal", "beacon"), 2, caplog)

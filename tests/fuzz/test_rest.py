@@ -156,11 +156,11 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(memory_path: Path) -> AsyncIterator[Rig]:
     management = ManagementConfig(quotas=QUOTAS, release_wait=0.2)
     bounds = Settings(body_max=100_000, bulk_max=20)
-    async with running(tmp_path, management=management) as cloud, client(create_app(cloud, bounds)) as http:
-        made = Rig(Api(http), tmp_path)
+    async with running(memory_path, management=management) as cloud, client(create_app(cloud, bounds)) as http:
+        made = Rig(Api(http), memory_path)
         await made.fill()
         yield made
 

@@ -184,14 +184,15 @@ async def run(path: Path, ids: dict[str, str], story: Any, fault: Fault, at: int
         await told_the_truth(cloud, log)
     finally:
         await after.close()
+    file.unlink()  # as many would be much for a disk in memory
     return writes
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.NONE])
 @pytest.mark.parametrize("story", STORIES)
-async def test_nothing_is_lost_and_nothing_leaks(tmp_path: Path, story: Any, fault: Fault) -> None:
-    ids = await base(tmp_path)
-    writes = await run(tmp_path, ids, story, Fault.NONE, -1)
+async def test_nothing_is_lost_and_nothing_leaks(memory_path: Path, story: Any, fault: Fault) -> None:
+    ids = await base(memory_path)
+    writes = await run(memory_path, ids, story, Fault.NONE, -1)
     assert writes > 2
     for at in range(writes + 2):
-        await run(tmp_path, ids, story, fault, at)
+        await run(memory_path, ids, story, fault, at)

@@ -7,7 +7,6 @@ client was told must then be so, every kernel must be what the store says, and n
 import asyncio
 import os
 import random
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from planes.control.plane import ControlConfig
 from tests.support.chance import from_seed
 from tests.support.clients import Clients
 from tests.support.clock import run
+from tests.support.disk import forgetful
 from tests.support.gate import Fault, Gate
 from tests.support.invariants import violations
 from tests.support.mesh import Mesh
@@ -25,7 +25,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 LONG = os.environ.get("PROFILE") == "long"
 #: every how many awaits a fault is tried, beginning with another one for each kind
 STRIDE = 1 if LONG else 5
-TEMPORARY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 STORY = ("create", "create", "bulk", "rule", "move", "regroup", "address", "delete", "admin", "move", "delete")
 
 
@@ -51,9 +50,9 @@ async def play(path: Path, gate: Gate) -> list[tuple[str, str]]:
 
 
 def played(gate: Gate) -> list[tuple[str, str]]:
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=TEMPORARY) as path:
+    with pytest.MonkeyPatch.context() as patch, forgetful() as path:
         from_seed(patch, 1)
-        return run(play(Path(path), gate))
+        return run(play(path, gate))
 
 
 @pytest.mark.parametrize("fault", list(Fault))

@@ -11,7 +11,6 @@ A schedule that fails is shrunk and printed whole; it repeats exactly under the 
 import asyncio
 import os
 import random
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from planes.control.plane import ControlConfig
 from tests.support.chance import from_seed
 from tests.support.clients import HOSTS, Clients
 from tests.support.clock import run
+from tests.support.disk import forgetful
 from tests.support.invariants import violations
 from tests.support.mesh import Mesh
 
@@ -33,8 +33,6 @@ LONG = os.environ.get("PROFILE") == "long"
 SCHEDULES = 3000 if LONG else 250
 #: a schedule that fails is made smaller where there is time for it
 PHASES = (Phase.generate, Phase.shrink) if LONG else (Phase.generate,)
-#: a disk that forgets is quick, and this is not about disks
-TEMPORARY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 ASK = ("create", "create", "create", "move", "move", "regroup", "address", "admin", "delete", "rule", "bulk")
 TROUBLE = ("cut", "mute", "agent", "reboot", "kill control", "cut control")
@@ -128,8 +126,8 @@ def test_all_end_where_the_store_is_and_the_talking_stops(length: int) -> None:
     )
     @given(schedule=st.lists(steps, min_size=length // 2, max_size=length), faults=faults)
     def replayed(schedule: list[Step], faults: Faults) -> None:
-        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=TEMPORARY) as path:
+        with pytest.MonkeyPatch.context() as patch, forgetful() as path:
             from_seed(patch, length)
-            run(play(Path(path), schedule, faults))
+            run(play(path, schedule, faults))
 
     replayed()

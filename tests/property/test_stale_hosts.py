@@ -7,7 +7,6 @@ messages lost meanwhile. Played on the memory driver; `e2e/test_lives.py` has th
 import asyncio
 import os
 import random
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from planes.model.requests import NetworkCreate, PortCreate, PortUpdate, SubnetC
 from tests.support.chance import from_seed
 from tests.support.clock import run
 from tests.support.cloud import caller
+from tests.support.disk import forgetful
 from tests.support.invariants import violations
 from tests.support.mesh import Mesh
 
@@ -125,6 +125,6 @@ async def play(path: Path, life: str, fates: list[str], first: bool, faults: Fau
     faults=st.builds(Faults, drop=st.sampled_from((0.0, 0.2)), reorder=st.sampled_from((0.0, 0.3))),
 )
 def test_nothing_of_a_host_stays_on_the_others(life: str, fates: list[str], first: bool, faults: Faults) -> None:
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as path:
+    with pytest.MonkeyPatch.context() as patch, forgetful() as path:
         from_seed(patch, len(fates))
-        run(play(Path(path), life, fates, first, faults))
+        run(play(path, life, fates, first, faults))

@@ -81,7 +81,8 @@ class Mesh:
         self.gate = gate or Gate()
         self.gate.kill = self._kill
         self.broker = MemoryBroker(seed)
-        self.store = SteadyStore(store or SqliteStore(path / "store.db"), random.Random(f"store {seed}"))
+        inner = store or SqliteStore(path / "store.db", threaded=False)
+        self.store = SteadyStore(inner, random.Random(f"store {seed}"))
         self.fabric = Fabric()
         #: instances; each sees the store through a door that closes when it is killed
         self.clouds: dict[str, Cloud] = {}

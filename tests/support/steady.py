@@ -1,14 +1,14 @@
 """A real store on virtual time: every step takes a while that chance decides, and a run is repeated exactly.
 
-The store runs on a loop of its own, which runs only while somebody calls the store: nobody else goes on meanwhile, and
-the real time that it takes is not seen. Before and after each step the virtual clock moves: steps of several callers
-overtake each other on the way there, and so do the answers.
+The store has a loop of its own, which runs only while a call of the store waits for something: nobody else goes on
+meanwhile, and the real time that it takes is not seen. Before and after each step the virtual clock moves: steps of
+several callers overtake each other on the way there, and so do the answers.
 """
 
 import asyncio
 import random
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Coroutine, Generator, Sequence
+from typing import Any, TypeVar, cast
 
 from planes.store.protocol import Batch, Partition, Store, Values, Write, in_turn
 from planes.store.schema import Table
@@ -17,6 +17,22 @@ from tests.support.clock import now_us
 T = TypeVar("T")
 #: the longest way, seconds; most are far shorter
 LONGEST = 0.02
+
+
+class _Rest(Awaitable[T]):
+    """What a step still has to do once `first`, which it waits for, is there."""
+
+    def __init__(self, first: Any, work: Coroutine[Any, Any, T]) -> None:
+        self._first = first
+        self._work = work
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        yield self._first
+        return (yield from self._work.__await__())
+
+
+async def _ended(rest: _Rest[T]) -> T:
+    return await rest
 
 
 class SteadyStore:
@@ -29,10 +45,10 @@ class SteadyStore:
         self._loop = asyncio.new_event_loop()
 
     async def open(self) -> None:
-        self._at_once(self._inner.open())
+        self._turn(self._inner.open())
 
     async def close(self) -> None:
-        self._at_once(self._inner.close())
+        self._turn(self._inner.close())  # and what the store left to the loop ends, too
         self._loop.close()
 
     async def now(self) -> int:
@@ -79,6 +95,17 @@ class SteadyStore:
         await asyncio.sleep(self._chance.random() ** 4 * LONGEST)
 
     def _at_once(self, work: Coroutine[Any, Any, T]) -> T:
+        outer = asyncio.get_running_loop()
+        asyncio._set_running_loop(self._loop)
+        try:
+            first = work.send(None)
+        except StopIteration as done:  # without waiting for anything, as nearly all do: no turn of a loop is needed
+            return cast(T, done.value)
+        finally:
+            asyncio._set_running_loop(outer)
+        return self._turn(_ended(_Rest(first, work)))
+
+    def _turn(self, work: Coroutine[Any, Any, T]) -> T:
         outer = asyncio.get_running_loop()
         asyncio._set_running_loop(None)
         try:

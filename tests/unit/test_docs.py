@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import FIRST
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -27,3 +29,7 @@ def test_every_file_that_is_linked_exists(page: Path) -> None:
 def test_every_module_that_is_named_with_its_path_exists(page: Path) -> None:
     for path in re.findall(r"`((?:api|planes|agent|observability|cli|bench|tests)/[\w/]+\.py)`", page.read_text()):
         assert (ROOT / path).exists(), path
+
+
+def test_every_file_that_a_run_begins_with_exists() -> None:
+    assert [name for name in FIRST if not (ROOT / "tests" / name).exists()] == []

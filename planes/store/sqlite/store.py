@@ -38,9 +38,12 @@ Line = tuple[str, Values]
 
 
 class SqliteStore:
-    """`clock` gives µs since the epoch."""
+    """`clock` gives µs since the epoch. `threaded`: COMMIT waits for the disk in a thread, as it should where disks are
+    slow; without it, steps end in the order in which they begin, and none gives way to another.
+    """
 
-    def __init__(self, path: str | Path, clock: Callable[[], int] | None = None) -> None:
+    def __init__(self, path: str | Path, clock: Callable[[], int] | None = None, *, threaded: bool = True) -> None:
+        self._threaded = threaded
         self._path = Path(path)
         self._clock = clock or _now_us
         self._lock = -1
@@ -64,7 +67,7 @@ class SqliteStore:
             if isinstance(error, StoreError):
                 raise Unavailable(f"{self._path}: {error}") from error
             raise Unavailable(f"{self._path}: {file.meaning(error)}") from error
-        self._writer = Writer(self._writing)
+        self._writer = Writer(self._writing, self._threaded)
         self._purging = asyncio.create_task(self._purge_always(), name="sqlite-purge")
 
     async def close(self) -> None:

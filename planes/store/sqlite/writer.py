@@ -3,7 +3,8 @@
 Called by the SQLite store, in the loop's thread. Statements run in the loop's thread: they touch memory, and a second
 thread would have to win the interpreter's lock back after every one of them. Only COMMIT, which waits for the disk,
 runs in a thread of its own; what arrives meanwhile makes the next transaction. Nothing is answered before its COMMIT
-has returned, so a caller's consecutive steps are never in one transaction.
+has returned, so a caller's consecutive steps are never in one transaction. Without that thread each job is a
+transaction of its own, durable when `submit` returns: for a disk that does not make anybody wait.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ class _Job:
 class Writer:
     """Owns the one connection that writes."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, threaded: bool = True) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Job] = deque()
@@ -53,8 +54,9 @@ class Writer:
         self.failing = False
         self._work: SimpleQueue[bool] = SimpleQueue()
         self._idle: list[asyncio.Future[None]] = []
-        self._thread = threading.Thread(target=self._commits, name="sqlite-commit", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._commits, name="sqlite-commit", daemon=True) if threaded else None
+        if self._thread is not None:
+            self._thread.start()
 
     @property
     def busy(self) -> bool:
@@ -75,8 +77,11 @@ class Writer:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.append(_Job(run, rows, where, future))
         if not self._scheduled and not self._flying:
-            self._scheduled = True
-            self._loop.call_soon(self._begin)
+            if self._thread is None:
+                self._begin()
+            else:
+                self._scheduled = True
+                self._loop.call_soon(self._begin)
         return future
 
     async def close(self) -> None:
@@ -85,8 +90,9 @@ class Writer:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(waiter)
             await waiter
-        self._work.put(False)
-        self._thread.join()
+        if self._thread is not None:
+            self._work.put(False)
+            self._thread.join()
 
     def _begin(self) -> None:
         self._scheduled = False
@@ -123,7 +129,10 @@ class Writer:
             self._without(jobs, job, error)
             return
         self._flying = jobs
-        self._work.put(True)
+        if self._thread is None:
+            self._committed(self._commit())
+        else:
+            self._work.put(True)
 
     def _without(self, jobs: list[_Job], culprit: _Job, error: Exception) -> None:
         """A disk error stops everybody; any other only the job that raised it: the rest begin anew, without it."""
@@ -149,16 +158,19 @@ class Writer:
     def _commits(self) -> None:
         """The thread: one COMMIT after another."""
         while self._work.get():
-            error: sqlite3.Error | None = None
-            try:
-                self._connection.execute("COMMIT")
-            except sqlite3.Error as raised:
-                error = raised
-                rollback(self._connection)
+            error = self._commit()
             try:
                 self._loop.call_soon_threadsafe(self._committed, error)
             except RuntimeError:
                 return  # the loop is gone, and with it whoever waited
+
+    def _commit(self) -> sqlite3.Error | None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            rollback(self._connection)
+            return error
+        return None
 
     def _committed(self, error: sqlite3.Error | None) -> None:
         jobs, self._flying = self._flying, []
