@@ -34,6 +34,8 @@ VOID_LIFE = 3600 * 1_000_000
 
 #: ports that are looked at together: a few reads tell of all of one bucket; the loop is held for some milliseconds
 TOGETHER = 256
+#: objects that are looked at side by side
+AT_ONCE = 64
 
 
 class Echo:
@@ -61,6 +63,7 @@ class Echo:
         self._feed = feed
         self._now = now
         self._quotas = quotas
+        self._room = asyncio.Semaphore(AT_ONCE)
         self.counters = {"echoed": 0, "undone": 0, "again": 0, "given_up": 0}
 
     async def turn(self) -> None:
@@ -106,18 +109,29 @@ class Echo:
         return done
 
     async def _look(self, due: Sequence[tuple[bytes, Entry]]) -> list[Write]:
-        later: list[Write] = []
+        """What is to be looked at again. One after the other only what is about the same object: a busy partition's
+        changes are all in one part, and each may wait for the store several times.
+        """
+        objects: dict[bytes, list[Entry]] = {}
         for id_, entry in due:
-            try:
-                finished = await self.finish(entry)
-            except AlcorError as error:
-                log.warning("echo of %s put off: %s", text(id_), error)
-                finished = False
-            if not finished:
-                again = self._feed.again(id_, entry)
-                self.counters["again" if again else "given_up"] += 1
-                if again:
-                    later.append(again)
+            objects.setdefault(id_, []).append(entry)
+        found = await asyncio.gather(*(self._entries(id_, entries) for id_, entries in objects.items()))
+        return [write for writes in found for write in writes]
+
+    async def _entries(self, id_: bytes, entries: Sequence[Entry]) -> list[Write]:
+        later: list[Write] = []
+        async with self._room:
+            for entry in entries:
+                try:
+                    finished = await self.finish(entry)
+                except AlcorError as error:
+                    log.warning("echo of %s put off: %s", text(id_), error)
+                    finished = False
+                if not finished:
+                    again = self._feed.again(id_, entry)
+                    self.counters["again" if again else "given_up"] += 1
+                    if again:
+                        later.append(again)
         return later
 
     async def finish(self, entry: Entry) -> bool:
