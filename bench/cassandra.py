@@ -16,7 +16,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from bench.machine import Meter, cpu_us
-from bench.report import Budget, Figure, at_least, at_most
+from bench.report import Figure, at_least, at_most
 from observability.stages import Change
 from planes.bus.memory.bus import MemoryBroker, MemoryBus
 from planes.control.plane import ControlConfig
@@ -32,7 +32,9 @@ from planes.store.sqlite.store import SqliteStore
 from tests.support.cassandra import CassandraServer
 
 CLIENTS, BULKS = 64, 8
-SECONDS = 4.0
+SECONDS = 3.0
+#: each figure and what it is compared with, by turns
+PAIRS = 3
 #: seconds in which the second looks at what was created come to an end
 QUIET = 30.0
 KEYSPACE = "bench"
@@ -105,6 +107,52 @@ class Rig:
         return create
 
 
+class Load(Struct, frozen=True):
+    """What so many clients do; each time counts for `each`."""
+
+    clients: int
+    step: Step
+    each: int = 1
+
+
+class Table:
+    """Figures beside what they are compared with, which is measured by turns with them."""
+
+    def __init__(self) -> None:
+        self.figures: list[Figure] = []
+        self._told: set[str] = set()
+
+    async def rate(self, rig: Rig, what: str, load: Load, name: str, base: Load, least: float) -> None:
+        """How often in a second; the ratio is the median of the pairs."""
+        meter = Meter({})
+        ours, theirs, ratio = await self._pairs(rig, load, base, lambda mine, other: mine.per_second / other.per_second)
+        if name not in self._told:
+            self._told.add(name)
+            clients = f"{name}, {base.clients} clients"
+            self.figures.append(Figure(clients, round(theirs.per_second), "/s", str(theirs), meter.steal()))
+        budget = at_least(least, ratio=True)
+        figure = Figure(what, round(ours.per_second), "/s", str(ours), meter.steal(), name, round(ratio, 2), budget)
+        self.figures.append(figure)
+
+    async def latency(self, rig: Rig, what: str, step: Step, name: str, base: Step, most: float) -> None:
+        """How many of the other take as long, one client at a time; the median of the pairs."""
+        meter, load, other = Meter({}), Load(1, step), Load(1, base)
+        ours, theirs, ratio = await self._pairs(rig, load, other, lambda mine, its: its.per_second / mine.per_second)
+        note = f"{1000 / ours.per_second:.1f} ms; one {1000 / theirs.per_second:.2f} ms; {ours}"
+        self.figures.append(Figure(what, round(ratio, 1), name, note, meter.steal(), budget=at_most(most)))
+
+    async def _pairs(
+        self, rig: Rig, load: Load, base: Load, ratio: Callable[[Rate, Rate], float]
+    ) -> tuple[Rate, Rate, float]:
+        """The pair of which the ratio is the median."""
+        pairs = []
+        for _ in range(PAIRS):
+            other = await rig.rate(base.clients, base.step, base.each)
+            pairs.append((await rig.rate(load.clients, load.step, load.each), other))
+        ours, theirs = sorted(pairs, key=lambda pair: ratio(*pair))[PAIRS // 2]
+        return ours, theirs, ratio(ours, theirs)
+
+
 def caller() -> Caller:
     return Caller("bench", False, Change("bench"))
 
@@ -138,66 +186,43 @@ async def on_cassandra(url: str, pid: int) -> list[Figure]:
     store = CassandraStore(url)
     rig = Rig(store, {"client": os.getpid(), "server": pid})
     await rig.start()
-    figures: list[Figure] = []
-    meter = Meter({})
-
-    def tell(what: str, rate: Rate, base: Rate, name: str, budget: Budget | None) -> None:
-        ratio = round(rate.per_second / base.per_second, 2)
-        figures.append(Figure(what, round(rate.per_second), "/s", str(rate), meter.steal(), name, ratio, budget))
-
+    table = Table()
     try:
         insert, select, hundred = await baseline(store.session)
         one, many = await rig.network(), [await rig.network() for _ in range(CLIENTS)]
         made: list[str] = []
         same, spread = await rig.creates([one], made), await rig.creates(many, made)
         bulk = await rig.bulk(one)
-        for step in (insert, select, same, spread, insert, same):  # the server compiles what it does often
-            await rig.rate(CLIENTS, step)
-        await rig.rate(BULKS, bulk, 100, 2 * SECONDS)
-        await asyncio.sleep(QUIET)
-        inserts, selects = await rig.rate(CLIENTS, insert), await rig.rate(CLIENTS, select)
-        figures.append(Figure("INSERT of a row, 64 clients", round(inserts.per_second), "/s", str(inserts)))
-        figures.append(Figure("SELECT of a row, 64 clients", round(selects.per_second), "/s", str(selects)))
-        together = await rig.rate(CLIENTS, same)
-        apart = await rig.rate(CLIENTS, spread)
-        tell("create, 64 clients, one subnet", together, inserts, "INSERTs", at_least(0.30, ratio=True))
-        tell("create, 64 clients, 64 subnets", apart, inserts, "INSERTs", None)
-        tell("create in one subnet", together, apart, "in 64 subnets", at_least(0.5, ratio=True))
-        await asyncio.sleep(QUIET)
-        inserts = await rig.rate(CLIENTS, insert)  # again: the server is warmer, or the machine busier
-        bulks = await rig.rate(BULKS, bulk, 100)
-        tell("ports in bulks of 100", bulks, inserts, "INSERTs", at_least(1.0, ratio=True))
 
         async def get(number: int) -> None:
             await rig.cloud.ports.get(caller(), made[number])
 
-        tell("get by id, 64 clients", await rig.rate(CLIENTS, get), selects, "SELECTs", at_least(0.6, ratio=True))
-        await asyncio.sleep(QUIET)
-        alone, row = await rig.rate(1, same), await rig.rate(1, insert)
-        slow = Rate(row.per_second / alone.per_second, alone.cpu)
-        note = f"{1000 / alone.per_second:.1f} ms; INSERT {1000 / row.per_second:.1f} ms; {alone}"
-        figures.append(
-            Figure("create alone", round(slow.per_second, 1), "INSERTs", note, meter.steal(), budget=at_most(6))
-        )
-        ports = int(os.environ.get("ALCOR_BENCH_PORTS", "20000"))
-        while len(made) + bulks.per_second * SECONDS < ports:
-            await rig.rate(BULKS, bulk, 100)
-            ports -= int(bulks.per_second * SECONDS)
-
         async def page(_: int) -> None:
             assert (await rig.cloud.ports.list(caller(), Query(limit=1000))).more
 
-        lists, rows = await rig.rate(1, page), await rig.rate(1, hundred)
-        slow = Rate(rows.per_second / lists.per_second, lists.cpu)
-        note = f"{1000 / lists.per_second:.0f} ms; {lists}"
-        figures.append(
-            Figure(
-                "list of 1 000", round(slow.per_second, 1), "SELECTs of 100", note, meter.steal(), budget=at_most(10)
-            )
-        )
+        for step in (insert, select, same, spread, insert, get, same):  # the server compiles what it does often
+            await rig.rate(CLIENTS, step)
+        await rig.rate(BULKS, bulk, 100)
+        await rig.rate(1, same, seconds=2 * SECONDS)
+        await asyncio.sleep(QUIET)
+        inserts, selects = Load(CLIENTS, insert), Load(CLIENTS, select)
+        await table.rate(rig, "get by id, 64 clients", Load(CLIENTS, get), "SELECT of a row", selects, 0.6)
+        await table.rate(rig, "create, 64 clients, one subnet", Load(CLIENTS, same), "INSERT of a row", inserts, 0.3)
+        await asyncio.sleep(QUIET)
+        apart = Load(CLIENTS, spread)
+        await table.rate(rig, "create in one subnet", Load(CLIENTS, same), "create in 64 subnets", apart, 0.5)
+        await asyncio.sleep(QUIET)
+        await table.rate(rig, "ports in bulks of 100", Load(BULKS, bulk, 100), "INSERT of a row", inserts, 1.0)
+        await asyncio.sleep(QUIET)
+        await table.latency(rig, "create alone", same, "INSERTs", insert, 6)
+        ports = int(os.environ.get("ALCOR_BENCH_PORTS", "20000"))
+        while len(made) < ports // 2:  # of many networks by turns; the others are of one
+            await rig.rate(CLIENTS, spread)
+        await asyncio.sleep(QUIET)
+        await table.latency(rig, "list of 1 000", page, "SELECTs of 100", hundred, 10)
     finally:
         await rig.stop()
-    return figures
+    return table.figures
 
 
 async def on_sqlite(path: Path) -> list[Figure]:
