@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+import uvloop
 from msgspec import Struct
 
 from bench.machine import Meter, cpu_us
@@ -31,7 +32,7 @@ from planes.store.protocol import Store
 from planes.store.sqlite.store import SqliteStore
 from tests.support.cassandra import CassandraServer
 
-CLIENTS, BULKS = 64, 8
+CLIENTS, BULKS = 64, 16
 SECONDS = 3.0
 #: each figure and what it is compared with, by turns
 PAIRS = 3
@@ -243,5 +244,5 @@ async def on_sqlite(path: Path) -> list[Figure]:
 def cassandra() -> list[Figure]:
     """Creates, bulks, reads and lists on a Cassandra node, beside INSERTs and SELECTs of its own."""
     with CassandraServer(heap="1G") as server, tempfile.TemporaryDirectory(prefix="alcor-bench-") as directory:
-        figures = asyncio.run(on_cassandra(server.url(KEYSPACE), server.pid))
-        return figures + asyncio.run(on_sqlite(Path(directory) / "bench.db"))
+        figures = uvloop.run(on_cassandra(server.url(KEYSPACE), server.pid))
+        return figures + uvloop.run(on_sqlite(Path(directory) / "bench.db"))

@@ -132,7 +132,7 @@ class Context:
             left = [id_ for id_ in ids if not marker or (id_ < marker if backward else id_ > marker)]
             source = _slices(left[::-1] if backward else left)
         else:
-            source = self._ids(projects, kind, marker, backward)
+            source = self._ids(projects, kind, marker, backward, max(LIST_CHUNK, min(query.limit + 1, LIST_BOUND)))
         found: list[Any] = []
         read, stopped = 0, False
         async for chunk in _gathered(source, query.limit):
@@ -172,37 +172,44 @@ class Context:
         return any([(await self.store.read(BY_PROJECT, key, prefix=(id_,))).rows for key in where])
 
     async def _ids(
-        self, projects: Sequence[str], kind: int, marker: bytes = b"", backward: bool = False
+        self,
+        projects: Sequence[str],
+        kind: int,
+        marker: bytes = b"",
+        backward: bool = False,
+        size: int = LIST_CHUNK,
     ) -> AsyncIterator[Sequence[bytes]]:
         """Ids in order, from the marker on, some at a time: the parts of the index follow each other as the ids do.
 
-        Parts that hold little are read many at once.
+        Of a part at most `size` are read at once; parts that hold little are read many at once.
         """
         first = part_of(marker) if marker else PARTS - 1 if backward else 0
         parts = list(range(first, -1, -1) if backward else range(first, PARTS))
         width = 1
         while parts:
             group, parts = parts[:width], parts[width:]
-            pages = await asyncio.gather(*(self._part(projects, kind, part, marker, backward) for part in group))
+            pages = await asyncio.gather(*(self._part(projects, kind, part, marker, backward, size) for part in group))
             width = min(16, width * 2) if sum(map(len, pages)) < LIST_CHUNK else 1
             for part, ids in zip(group, pages, strict=True):
                 async for chunk in _slices(ids):
                     yield chunk
-                while len(ids) == LIST_CHUNK and not backward:
-                    ids = await self._part(projects, kind, part, ids[-1], backward)
+                while len(ids) == size and not backward:
+                    ids = await self._part(projects, kind, part, ids[-1], backward, size)
                     if ids:
                         yield ids
 
-    async def _part(self, projects: Sequence[str], kind: int, part: int, marker: bytes, backward: bool) -> list[bytes]:
+    async def _part(
+        self, projects: Sequence[str], kind: int, part: int, marker: bytes, backward: bool, size: int
+    ) -> list[bytes]:
         """The next ids of a part of the index, behind the marker; backward, all of them before it."""
         found: set[bytes] = set()
         for project in projects:
-            beyond: dict[str, Any] = {} if backward else {"after": (marker,) if marker else (), "limit": LIST_CHUNK}
+            beyond: dict[str, Any] = {} if backward else {"after": (marker,) if marker else (), "limit": size}
             read = await self.store.read(BY_PROJECT, (project, int(kind), part), **beyond)
             found.update(cast(bytes, row[0]) for row in read.rows)
         if backward:
             return sorted((id_ for id_ in found if not marker or id_ < marker), reverse=True)
-        return sorted(found)[:LIST_CHUNK]
+        return sorted(found)[:size]
 
 
 async def _gathered(source: AsyncIterator[Sequence[bytes]], limit: int) -> AsyncIterator[Sequence[bytes]]:

@@ -292,8 +292,9 @@ class Ports:
     def _view(self, port: Port, status: Status | None) -> PortView:
         said, why = word(port, status), ""
         if said != Word.ACTIVE:
-            host = self._c.plane.hosts.get(port.host) if port.host else None
-            why = reason(port, status, host.state if host else None, self._c.plane.hosts.answers(port.host))
+            hosts, name = self._c.plane.hosts, port.host
+            host = hosts.get(name) if name else None
+            why = reason(port, status, host.state if host else None, bool(name) and hosts.answers(name))
         return PortView(
             id=text(port.id),
             name=port.name,
