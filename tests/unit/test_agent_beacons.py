@@ -2,24 +2,30 @@
 
 import asyncio
 
+from planes.goalstate.messages import Port
 from tests.support.clock import run, until
 from tests.support.world import World
 
 
+async def unheard() -> tuple[World, Port]:
+    """A world in which a port's ack has found nobody for so long that it is tried twice a minute at most."""
+    world = World()
+    await world.start("h1")
+    world.network()
+    await world.settle()
+    world.control.refuse = lambda subject: ".ack." in subject
+    port = world.port(2, "h1")
+    await asyncio.sleep(100)
+    acks = world.agents["h1"].state.acks
+    await until(lambda: not acks._under_way, 20)
+    assert world.control.status(port.id) is None
+    world.control.refuse = lambda _: False
+    return world, port
+
+
 def test_acks_that_found_nobody_go_again_at_the_next_beacon() -> None:
     async def main() -> None:
-        world = World()
-        await world.start("h1")
-        world.network()
-        await world.settle()
-        away = True
-        world.control.refuse = lambda subject: away and ".ack." in subject
-        port = world.port(2, "h1")
-        await asyncio.sleep(100)  # by now it is tried twice a minute at most
-        acks = world.agents["h1"].state.acks
-        await until(lambda: not acks._under_way, 20)
-        assert world.control.status(port.id) is None
-        away = False
+        world, port = await unheard()
         world.control.beacon()
         await until(lambda: world.control.status(port.id) is not None, 1)
         await world.stop()
@@ -29,17 +35,7 @@ def test_acks_that_found_nobody_go_again_at_the_next_beacon() -> None:
 
 def test_acks_that_found_nobody_go_again_when_another_is_confirmed() -> None:
     async def main() -> None:
-        world = World()
-        await world.start("h1")
-        world.network()
-        await world.settle()
-        away = True
-        world.control.refuse = lambda subject: away and ".ack." in subject
-        port = world.port(2, "h1")
-        await asyncio.sleep(100)
-        acks = world.agents["h1"].state.acks
-        await until(lambda: not acks._under_way, 20)
-        away = False
+        world, port = await unheard()
         other = world.port(3, "h1")
         await until(lambda: world.control.status(other.id) is not None, 1)
         await until(lambda: world.control.status(port.id) is not None, 1)
