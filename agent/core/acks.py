@@ -56,10 +56,8 @@ class Acks:
         self._under_way: dict[int, dict[Key, tuple[Applied, str]]] = {}
         self._count = 0
         self._tries = 0
-        #: not confirmed; they wait for the timer, others do not
-        self._held: set[Key] = set()
-        #: those of them that got no reply at all
-        self._unheard: set[Key] = set()
+        #: not confirmed; they wait for the timer, others do not. True: there was no reply at all
+        self._held: dict[Key, bool] = {}
 
     def owe(
         self, item: Port | Gone, author: str, sent: int, received: int, keys: tuple[SpecKey, ...] = (), trace: str = ""
@@ -90,12 +88,10 @@ class Acks:
     def resume(self) -> None:
         """Send again what was not confirmed."""
         self._held.clear()
-        self._unheard.clear()
 
     def control_is_there(self) -> None:
         """A beacon came, or a reply: what found nobody goes again. What was put off keeps its time."""
-        self._held -= self._unheard
-        self._unheard.clear()
+        self._held = {key: unheard for key, unheard in self._held.items() if not unheard}
         self._tries = 0
 
     def stamp(self, keys: list[SpecKey], started: int, done: int) -> None:
@@ -119,7 +115,7 @@ class Acks:
                 owed.done or started,
             )  # fmt: skip
             self._waiting[key] = (answer, owed.author)
-            self._held.discard(key)
+            self._held.pop(key, None)
             if owed.trace:
                 _tell(told, owed, answer)
             self._context.counters["failed" if error else "applied"] += 1
@@ -151,7 +147,7 @@ class Acks:
         context = self._context
         if not context.online or not context.epoch or not self._waiting:
             return
-        flying = self._held.union(*self._under_way.values())
+        flying = set(self._held).union(*self._under_way.values())
         batches: dict[str, dict[Key, tuple[Applied, str]]] = defaultdict(dict)
         for key, item in self._waiting.items():
             if key not in flying and len(batches[item[1]]) < MAX_OBJECTS:
@@ -175,9 +171,7 @@ class Acks:
             self._tries += not self._held  # those of one round are one try
             self._context.counters["acks_repeated"] += 1
             held = [key for key, item in items.items() if self._waiting.get(key) is item]
-            self._held.update(held)
-            if event.data is None:
-                self._unheard.update(held)
+            self._held.update(dict.fromkeys(held, event.data is None))
             self._context.timers.set(("acks",), self._context.now + again)
             return
         self.control_is_there()
@@ -204,7 +198,7 @@ class Acks:
         """The port was swept: control does not know it any more."""
         self.owed.pop(key, None)
         self._waiting.pop(key, None)
-        self._held.discard(key)
+        self._held.pop(key, None)
 
     def unsettled(self) -> tuple[int, int]:
         """Ports that are on their way into the kernel, and ports that it refused."""
