@@ -19,10 +19,10 @@ from planes.control import fence
 from planes.control.echo import Echo
 from planes.control.findings import WALKED, Finding, Findings
 from planes.control.ground import Ground
+from planes.control.indexes import puts
 from planes.control.lease import Lease
 from planes.control.names import Names
 from planes.control.numbers import Numbers
-from planes.control.release import puts
 from planes.model.enums import Kind
 from planes.model.errors import AlcorError
 from planes.model.ids import Id, number_of

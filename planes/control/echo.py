@@ -12,7 +12,8 @@ from planes.control import fence, goals, reads
 from planes.control.feed import PARTS, Entry, Feed
 from planes.control.ground import Ground
 from planes.control.hosts import Hosts
-from planes.control.release import Releases, index_rows, puts, unsaid
+from planes.control.indexes import Index, drops, index_rows, is_mark, puts, unneeded
+from planes.control.release import Releases, unsaid
 from planes.control.snapshots import Snapshots
 from planes.goalstate.messages import Gone, ObjectKind
 from planes.model.addresses import bucket
@@ -190,6 +191,7 @@ class Echo:
         for port in ports:
             tidy &= await self._tidy(entry, port.id, port)
             await self._confirm(port)
+            await self._unmark(entry, port.id, index_rows(port))
             writes += self._index(port, entry)
         if writes:
             await self._store.write(writes)
@@ -208,13 +210,24 @@ class Echo:
         The rows of one that was created and never changed came with its feed row, before it.
         """
         rows = index_rows(port)
-        right = {(table.name, where, key) for table, where, key in rows}
-        wrong = [row for row in entry.index if row not in right and row[2] == (port.id,)]
+        wrong = [row for row in _index(entry) if row not in rows and row[2] == (port.id,)]
+        if not wrong and (not entry.index or (entry.create and port.rev == port.created)):
+            return []
         stamp = self._now()
         before = stamp - self._feed.window  # a later change, about to commit, may have put it there again
-        gone = [Write(_TABLES[name], where, key, None, before) for name, where, key in wrong]
-        untouched = entry.create and port.rev == port.created
-        return gone if untouched or not entry.index else [*puts(rows, stamp), *gone]
+        return [*puts(rows, stamp), *drops(wrong, before)]
+
+    async def _unmark(self, entry: Entry, id_: bytes, right: Collection[Index] = ()) -> None:
+        """Marks that a change named go where no port of the bucket needs them: its creation failed, or it was deleted
+        and whoever removed it did not come to that. Only what the store has now proves it, and its revision says since
+        when.
+        """
+        rows = [row for row in _index(entry) if row not in right and is_mark(row)] if entry.kind == Kind.PORT else []
+        if not rows:
+            return
+        number, home = place_of(id_)
+        done = await self._ground.change_bucket(entry.network, number, home, lambda draft, _: unneeded(draft, rows))
+        await self._store.write(drops(done.value, done.rev))
 
     async def _neighbours(self, ports: Sequence[Port]) -> None:
         """Tell their networks where these ports are."""
@@ -245,12 +258,13 @@ class Echo:
     async def _absent(self, entry: Entry, id_: bytes) -> None:
         """No such port: it was never committed, or is long released. Either way nothing of it may stay."""
         number, home = place_of(id_)
-        if entry.create and await self._indexed(entry, id_):
+        if entry.create and not await self._lived(id_):
             await self._ground.change_bucket(entry.network, number, home, self._void(id_, Kind.PORT, id_))
             self.counters["undone"] += 1
             if (await self._ground.bucket_view(number, home)).get(Kind.PORT, id_) is not None:
                 return
         await self._tidy(entry, id_, None)
+        await self._unmark(entry, id_)
         await self._unindex(entry, id_)
 
     async def _tidy(self, entry: Entry, id_: bytes, port: Port | None) -> bool:
@@ -282,6 +296,11 @@ class Echo:
             await self._ground.change_bucket(entry.network, number_of(Id(id_)), where, apply)
         return not spared
 
+    async def _lived(self, id_: bytes) -> bool:
+        """Whether an address of its home bucket was a port's last: then it was committed, and its creator is done."""
+        rows = (await self._ground.bucket_view(*place_of(id_))).all(Kind.IP).values()
+        return any(row.port == id_ and row.state != AddressState.CLAIMED for row in rows)
+
     async def _indexed(self, entry: Entry, id_: bytes) -> bool:
         """Whether the project's index still names the object: if not, its creator never got far enough to commit."""
         for name, partition, key in entry.index:
@@ -291,10 +310,9 @@ class Echo:
 
     async def _unindex(self, entry: Entry, id_: bytes) -> None:
         stamp = self._now()
-        mine = [row for row in entry.index if row[2] == (id_,)]
-        hosts = [str(part[0]) for name, part, _ in mine if name == BY_HOST.name]
-        gone = [Write(_TABLES[name], part, key, None, stamp) for name, part, key in mine]
-        await self._store.write(gone + unsaid(Id(id_), hosts, stamp))
+        mine = [row for row in _index(entry) if row[2] == (id_,)]
+        hosts = [str(part[0]) for table, part, _ in mine if table is BY_HOST]
+        await self._store.write(drops(mine, stamp) + unsaid(Id(id_), hosts, stamp))
         resource, limit = self._quotas(entry.kind)
         await self._slots.free_quota(entry.project, resource, [id_], limit)
 
@@ -393,6 +411,10 @@ class Echo:
             await self._ground.partitions.change(GROUPS, (home_of(id_),), self._void(id_, Kind.GROUP, b""))
         await self._unindex(entry, id_)
         return True
+
+
+def _index(entry: Entry) -> list[Index]:
+    return [(_TABLES[name], where, key) for name, where, key in entry.index]
 
 
 def _is_quiet(entry: Entry) -> bool:

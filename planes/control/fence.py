@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from planes.model.enums import Kind
 from planes.model.errors import Conflict
+from planes.model.ids import Id, text
 from planes.model.resources import NetworkState, PortState, Subnet
 from planes.store.partitions import Apply
 from planes.store.rows import Mark
@@ -47,6 +48,21 @@ def unseal(draft: Draft, _: int) -> None:
     """Ports may be committed here again."""
     if draft.static("sealed"):
         draft.set["sealed"] = 0
+
+
+def ungroup(group: Id) -> Apply[None]:
+    """Whoever is about to commit a port into this bucket looks at its groups anew; raises SecurityGroupInUse while a
+    live port has this one.
+    """
+
+    def apply(draft: Draft, _: int) -> None:
+        for id_, port in draft.all(Kind.PORT):
+            if group in port.groups and port.state == PortState.LIVE:
+                raise Conflict(f"Security Group {text(group)} in use by port {text(id_)}.", "SecurityGroupInUse")
+        if draft.view.statics:  # a bucket that was never written leads from no group
+            draft.set["sealed"] = draft.static("sealed") or 0
+
+    return apply
 
 
 class Behind(Exception):

@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from planes.control import reads
 from planes.control.feed import MINUTE, Entry
-from planes.control.release import SHARED, Index, index_rows, part_of, said_before
+from planes.control.indexes import SHARED, Index, index_rows, is_mark, leads_to, marks, names, own_rows, part_of
+from planes.control.release import said_before
 from planes.model.addresses import bucket
 from planes.model.enums import Kind
 from planes.model.ids import Id, home_of, is_ours, make_id, network_home, number_of, place_of, text
@@ -45,7 +46,6 @@ CHUNK = 500
 GIVEN_UP, LATE = 900_000_000, 120_000_000
 
 _decode = msgspec.msgpack.Decoder(Entry).decode
-Names = tuple[str, Values, Values]
 
 
 class Finding(Struct, frozen=True):
@@ -162,6 +162,8 @@ class Findings:
         ]
         for port in view.all(Kind.PORT).values():
             found += await self._port(where, view, port)
+        wanted = dict.fromkeys(row for port in view.all(Kind.PORT).values() for row in marks(port))
+        found += await self._unlisted(PORTS, where, wanted)
         if row and view.statics.get("sealed") and networks.statics.get("state") != NetworkState.DELETING:
             entry = Entry(Kind.NETWORK, (row.id,), False, row.id, row.project)
             says = f"bucket {here} of network {text(row.id)} takes no ports, though the network is in use"
@@ -171,8 +173,8 @@ class Findings:
     async def _port(self, where: Values, view: View, port: Port) -> list[Finding]:
         outside = {bucket(ip) for _, ip in port.fixed} | {bucket(ip) for ip in port.releasing} | {bucket(port.mac)}
         outside -= {cast(int, where[1])}
-        rows = index_rows(port)
-        entry = Entry(Kind.PORT, (port.id,), False, port.network, port.project, _names(rows), tuple(sorted(outside)))
+        named = names(index_rows(port))
+        entry = Entry(Kind.PORT, (port.id,), False, port.network, port.project, named, tuple(sorted(outside)))
         waits = port.state == PortState.DELETING or port.leaving or port.releasing
         holder = port.leaving or port.host
         if waits and not (holder and port.rev > self._now() - GIVEN_UP):
@@ -189,7 +191,7 @@ class Findings:
             if address is None or address.port != port.id or address.state == AddressState.FREE:
                 says = f"port {text(port.id)} does not hold its address {ip.hex()}; delete it or give it another"
                 found.append(Finding("lost", PORTS.name, where, (port.id, ip), says))
-        missing = [row for row in rows if not await self._there(row)]
+        missing = [row for row in own_rows(port) if not await self._there(row)]
         if missing:
             says = f"port {text(port.id)}: {', '.join(map(_say, missing))} is missing"
             found.append(Finding("unlisted", PORTS.name, where, (port.id,), says, entry))
@@ -258,10 +260,17 @@ class Findings:
 
     async def _indexed(self, table: Table, where: Values, ids: Sequence[bytes]) -> list[Finding]:
         kind = cast(int, where[1]) if table is BY_PROJECT else Kind.PORT
-        objects = await self._objects(kind, ids)
         found = []
-        for id_ in ids:
+        buckets = [id_ for id_ in ids if is_mark((table, where, (id_,)))]
+        for id_ in buckets:
             row: Index = (table, where, (id_,))
+            if not any(row in marks(port) for port in (await reads.ports_in(self._store, place_of(id_))).values()):
+                says = f"{_say(row)} leads to a bucket without such a port"
+                found.append(Finding("index", table.name, where, (id_,), says, drop=(row,)))
+        ids = [id_ for id_ in ids if id_ not in buckets]
+        objects = await self._objects(kind, ids)
+        for id_ in ids:
+            row = (table, where, (id_,))
             item = objects.get(id_)
             project = str(where[0]) if table is BY_PROJECT and where[0] != SHARED else ""
             if item is None:
@@ -333,22 +342,18 @@ def _claim(where: Values, kind: Kind, key: bytes, claim: Any, owner: Port | None
 def _rightly(row: Index, item: Any) -> bool:
     """Whether an index row is one of the object's."""
     if isinstance(item, Port):
-        return row in index_rows(item)
+        return leads_to(row, item)
     return row[1][0] == item.project or (row[1][0] == SHARED and getattr(item, "shared", False))
 
 
 def _absent(kind: int, id_: bytes, project: str, rows: Sequence[Index]) -> Entry:
     """Undo the creation of something that is not there: so that its creator, should there be one, stops too."""
     network = make_id(network_home(number_of(Id(id_))), 0)
-    return Entry(kind, (id_,), True, id_ if kind == Kind.NETWORK else network, project, _names(rows))
+    return Entry(kind, (id_,), True, id_ if kind == Kind.NETWORK else network, project, names(rows))
 
 
 def _listed(project: str, kind: int, id_: bytes) -> Index:
     return (BY_PROJECT, (project, int(kind), part_of(id_)), (id_,))
-
-
-def _names(rows: Iterable[Index]) -> tuple[Names, ...]:
-    return tuple((table.name, where, key) for table, where, key in rows)
 
 
 def _say(row: Index) -> str:

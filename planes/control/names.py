@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from planes.control.release import NAME_PARTS
+from planes.control.indexes import NAME_PARTS
 from planes.store.protocol import Batch, Store, StoreError
 from planes.store.schema import BY_NAME, LEASES, PORTS
 

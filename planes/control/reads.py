@@ -124,7 +124,19 @@ async def ids_on(store: Store, host: str, after: bytes = b"", limit: int = 0) ->
     return [cast(bytes, row[0]) for row in read.rows]
 
 
-async def ids_in(store: Store, buckets: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Ids of the ports of these buckets, the live and those that go."""
-    pages = [await store.read(PORTS, bucket, prefix=(int(Kind.PORT),)) for bucket in buckets]
-    return [cast(bytes, row[1]) for page in pages for row in page.rows]
+async def ports_in(store: Store, bucket: tuple[int, int]) -> dict[bytes, Port]:
+    """All ports of a bucket, the live and those that go, by id, read from the store itself."""
+    read = await store.read(PORTS, bucket, prefix=(int(Kind.PORT),))
+    return {cast(bytes, row[1]): decode(int(Kind.PORT), row[3]) for row in read.rows}
+
+
+async def current_ports_in(partitions: Partitions, bucket: tuple[int, int], after: bytes, limit: int) -> list[Port]:
+    """Ports of a bucket behind an id, in order, `limit` at most (0: all); where from as `current_ports`."""
+    view = None if 0 < limit <= WORTH else await partitions.current(PORTS, bucket)
+    if view is not None:
+        known = view.all(Kind.PORT)
+        ids = sorted([id_ for id_ in known if id_ > after])
+        return [known[id_] for id_ in (ids[:limit] if limit else ids)]
+    kind = int(Kind.PORT)
+    read = await partitions.store.read(PORTS, bucket, prefix=(kind,), after=(kind, after) if after else (), limit=limit)
+    return [decode(kind, row[3]) for row in read.rows]

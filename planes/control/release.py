@@ -9,49 +9,15 @@ from collections.abc import Callable, Iterable
 from msgspec.structs import replace
 
 from planes.control.ground import Ground
+from planes.control.indexes import Index, drops, own_rows, unshared
 from planes.model.addresses import bucket
 from planes.model.enums import Kind
 from planes.model.ids import Id, bucket_of, number_of, place_of
 from planes.model.resources import Address, AddressState, Port, PortState
-from planes.store.protocol import Store, Values, Write
-from planes.store.schema import BY_DEVICE, BY_GROUP, BY_HOST, BY_NAME, BY_PROJECT, PORT_STATUS, Table
+from planes.store.protocol import Store, Write
+from planes.store.schema import BY_HOST, PORT_STATUS
 from planes.store.slots import Slots
 from planes.store.views import Draft
-
-#: partitions over which the ports of one name are spread
-NAME_PARTS = 2
-Index = tuple[Table, Values, Values]
-
-
-#: the project under which shared networks are listed for everybody
-SHARED = "*"
-
-
-def part_of(id_: bytes) -> int:
-    """The first 6 bits of an id, by which indexes are spread over partitions; all ids of a home have the same."""
-    return id_[0] >> 2
-
-
-def index_rows(port: Port) -> list[Index]:
-    """Every index row that a port should have."""
-    rows: list[Index] = [(BY_PROJECT, (port.project, int(Kind.PORT), part_of(port.id)), (port.id,))]
-    rows += [(BY_HOST, (host,), (port.id,)) for host in (port.host, port.leaving) if host]
-    if port.device_id:
-        rows.append((BY_DEVICE, (port.device_id,), (port.id,)))
-    if port.name:
-        rows.append((BY_NAME, (port.project, port.name, part_of(port.id) % NAME_PARTS), (port.id,)))
-    rows += [(BY_GROUP, (group, part_of(port.id)), (port.id,)) for group in port.groups]
-    return rows
-
-
-def puts(rows: list[Index], rev: int) -> list[Write]:
-    """Writes that make these index rows exist."""
-    return [Write(table, partition, key, (rev,) if table.columns else (), rev) for table, partition, key in rows]
-
-
-def drops(rows: list[Index], rev: int) -> list[Write]:
-    """Writes that remove these index rows."""
-    return [Write(table, partition, key, None, rev) for table, partition, key in rows]
 
 
 def said_before(rev: int) -> int:
@@ -116,19 +82,22 @@ class Releases:
         await self._free_outside(port, ips, live=False)
         number, home = place_of(port.id)
 
-        def apply(draft: Draft, rev: int) -> None:
+        def apply(draft: Draft, rev: int) -> list[Index]:
             row: Port | None = draft.get(Kind.PORT, port.id)
             if row is None or row.state != PortState.DELETING:
-                return
+                return []
             free_addresses(draft, port.id, ips, rev, self._now(), live=False)
             draft.drop(Kind.PORT, port.id)
             mac = draft.get(Kind.MAC, port.mac)
             if mac is not None and mac.port == port.id:
                 draft.drop(Kind.MAC, port.mac)
+            return unshared(draft, row.id, row.project, row.groups)
 
         done = await self._ground.change_bucket(port.network, number, home, apply)
         rev = max(done.rev, port.rev) + 1
-        await self._store.write(drops(index_rows(port), rev) + unsaid(port.id, (port.host, port.leaving), rev))
+        # Marks go with the batch's own revision: the next port's come with a later one.
+        gone = drops(own_rows(port), rev) + drops(done.value, done.rev)
+        await self._store.write(gone + unsaid(port.id, (port.host, port.leaving), rev))
         await self._slots.free_quota(port.project, "port", [port.id], self._port_quota)
 
     async def arrive(self, port: Port) -> Port | None:

@@ -9,27 +9,22 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from planes.control.feed import Entry
+from planes.control.indexes import SHARED, part_of
 from planes.control.plane import ControlPlane
-from planes.control.release import SHARED, part_of
 from planes.management.caller import Caller
 from planes.management.listing import matches, no_marker, page
+from planes.management.project_index import LIST_BOUND, LIST_CHUNK, Asked, Expand, ProjectIndex
 from planes.model.enums import Kind
 from planes.model.errors import Invalid, PreconditionFailed, Unavailable
 from planes.model.ids import LAST_BITS, TURN_BITS, Id, leading, make_id, parse
 from planes.model.query import Listing, Query
 from planes.store.protocol import StoreError, Values, Write
 from planes.store.schema import BY_PROJECT
-
-#: rows that a list may read for one page (rule D10), and how many it reads at a time
-LIST_BOUND = 10_000
-LIST_CHUNK = 500
-#: parts of an index, by the first bits of an id
-PARTS = 64
 
 #: resource names of quotas, by kind
 RESOURCES = {
@@ -61,6 +56,7 @@ class Context:
         self.plane = plane
         self.config = config
         self.store = plane.store
+        self._index = ProjectIndex(plane.store)
         self.ground = plane.ground
         self.slots = plane.slots
         self.feed = plane.feed
@@ -115,24 +111,30 @@ class Context:
         query: Query,
         views: Callable[[Sequence[bytes]], Awaitable[list[Any]]],
         ids: Sequence[bytes] | None = None,
+        expand: Expand | None = None,
     ) -> Listing:
-        """A page of a project's objects of one kind, or of `ids` when an index already led to them (rule D10)."""
+        """A page of a project's objects of one kind, or of `ids` when an index already led to them (rule D10).
+
+        `expand`: what keys of the project's index stand for.
+        """
         if ids is None and "id" in query.filters:
             ids = sorted({parse(value, "id") for value in query.filters["id"]})
         projects = [] if ids is not None else await self.projects(who, kind, query)
         if query.sort and query.sort != (("id", False),):
-            return await self._sorted(_slices(ids) if ids is not None else self._ids(projects, kind), query, views)
+            source = _slices(ids) if ids is not None else self._index.ids(Asked(projects, kind), expand)
+            return await self._sorted(source, query, views)
         marker, backward = b"", query.page_reverse
         if query.marker:
             marker = parse(query.marker, "marker")
-            known = marker in ids if ids is not None else await self._names(projects, kind, marker)
+            known = marker in ids if ids is not None else await self._index.names(Asked(projects, kind, marker))
             if not known and not await views([marker]):
                 raise no_marker(query.marker)
         if ids is not None:
             left = [id_ for id_ in ids if not marker or (id_ < marker if backward else id_ > marker)]
             source = _slices(left[::-1] if backward else left)
         else:
-            source = self._ids(projects, kind, marker, backward, max(LIST_CHUNK, min(query.limit + 1, LIST_BOUND)))
+            size = min(query.limit + 1, LIST_BOUND) if query.limit else LIST_BOUND
+            source = self._index.ids(Asked(projects, kind, marker, backward, size), expand)
         found: list[Any] = []
         read, stopped = 0, False
         async for chunk in _gathered(source, query.limit):
@@ -165,51 +167,6 @@ class Context:
             return sorted(set(asked))
         every = await self.store.partitions(BY_PROJECT)
         return sorted({str(partition[0]) for partition in every if partition[1] == kind})
-
-    async def _names(self, projects: Sequence[str], kind: int, id_: bytes) -> bool:
-        """Whether the index has the id, though the object may be gone."""
-        where = [(project, int(kind), part_of(id_)) for project in projects]
-        return any([(await self.store.read(BY_PROJECT, key, prefix=(id_,))).rows for key in where])
-
-    async def _ids(
-        self,
-        projects: Sequence[str],
-        kind: int,
-        marker: bytes = b"",
-        backward: bool = False,
-        size: int = LIST_CHUNK,
-    ) -> AsyncIterator[Sequence[bytes]]:
-        """Ids in order, from the marker on, some at a time: the parts of the index follow each other as the ids do.
-
-        Of a part at most `size` are read at once; parts that hold little are read many at once.
-        """
-        first = part_of(marker) if marker else PARTS - 1 if backward else 0
-        parts = list(range(first, -1, -1) if backward else range(first, PARTS))
-        width = 1
-        while parts:
-            group, parts = parts[:width], parts[width:]
-            pages = await asyncio.gather(*(self._part(projects, kind, part, marker, backward, size) for part in group))
-            width = min(16, width * 2) if sum(map(len, pages)) < LIST_CHUNK else 1
-            for part, ids in zip(group, pages, strict=True):
-                async for chunk in _slices(ids):
-                    yield chunk
-                while len(ids) == size and not backward:
-                    ids = await self._part(projects, kind, part, ids[-1], backward, size)
-                    if ids:
-                        yield ids
-
-    async def _part(
-        self, projects: Sequence[str], kind: int, part: int, marker: bytes, backward: bool, size: int
-    ) -> list[bytes]:
-        """The next ids of a part of the index, behind the marker; backward, all of them before it."""
-        found: set[bytes] = set()
-        for project in projects:
-            beyond: dict[str, Any] = {} if backward else {"after": (marker,) if marker else (), "limit": size}
-            read = await self.store.read(BY_PROJECT, (project, int(kind), part), **beyond)
-            found.update(cast(bytes, row[0]) for row in read.rows)
-        if backward:
-            return sorted((id_ for id_ in found if not marker or id_ < marker), reverse=True)
-        return sorted(found)[:size]
 
 
 async def _gathered(source: AsyncIterator[Sequence[bytes]], limit: int) -> AsyncIterator[Sequence[bytes]]:

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from planes.control import fence, reads
+from planes.control import fence
 from planes.control.feed import Entry
-from planes.control.release import Index, drops, puts
+from planes.control.indexes import Index, drops, names, puts
 from planes.management.caller import Caller
 from planes.management.context import Context, asked_project, check_revision, iso
 from planes.management.group_looks import GroupLooks
 from planes.management.group_rules import RULE_LIMIT_TYPE, parse_rule, rule_view, same_rule
 from planes.model.enums import Kind
 from planes.model.errors import Conflict, Forbidden, Invalid, not_found
-from planes.model.ids import HOME_BITS, Id, home_of, parse, text
+from planes.model.ids import HOME_BITS, Id, home_of, parse, place_of, text
 from planes.model.query import Listing, Query
 from planes.model.requests import GroupCreate, GroupUpdate, RuleCreate
-from planes.model.resources import Direction, Group, NetworkState, PortState, Rule
+from planes.model.resources import Direction, Group, NetworkState, Rule
 from planes.model.views import GroupView, RuleView
 from planes.store.partitions import Apply
 from planes.store.rows import Mark
@@ -64,7 +64,7 @@ class Groups:
         id_ = given or c.new_id(secrets.randbits(HOME_BITS))
         home = home_of(id_)
         index: list[Index] = [c.project_index(Kind.GROUP, id_, project)]
-        entry = Entry(Kind.GROUP, (id_,), True, project=project, index=tuple((t.name, p, k) for t, p, k in index))
+        entry = Entry(Kind.GROUP, (id_,), True, project=project, index=names(index))
         await c.announce(id_, entry, puts(index, c.now()))
         await c.slots.claim_quota(project, "security_group", [id_], c.limit(Kind.GROUP))
         rule_ids = [c.new_id(home) for _ in range(4)]
@@ -177,7 +177,7 @@ class Groups:
     async def _delete(self, row: Group) -> None:
         c, home = self._c, home_of(row.id)
         index: list[Index] = [c.project_index(Kind.GROUP, row.id, row.project)]
-        entry = Entry(Kind.GROUP, (row.id,), project=row.project, index=tuple((t.name, p, k) for t, p, k in index))
+        entry = Entry(Kind.GROUP, (row.id,), project=row.project, index=names(index))
         await c.write([c.feed.row(row.id, entry)])
         await c.plane.partitions.change(GROUPS, (home,), fence.set_group_state(NetworkState.DELETING))
         try:
@@ -204,15 +204,13 @@ class Groups:
             del self._defaults[row.project]
 
     async def _must_be_unused(self, row: Group) -> None:
-        """Raise SecurityGroupInUse when a live port has the group."""
+        """Raise SecurityGroupInUse when a live port has the group; no commit that is under way brings one."""
         for part in range(64):
             read = await self._c.store.read(BY_GROUP, (row.id, part), serial=True)
-            ids = [id_ for (id_,) in read.rows if isinstance(id_, bytes)]
-            for port in (await reads.ports(self._c.store, ids)).values():
-                if row.id in port.groups and port.state == PortState.LIVE:
-                    raise Conflict(
-                        f"Security Group {text(row.id)} in use by port {text(port.id)}.", "SecurityGroupInUse"
-                    )
+            for number, where in dict.fromkeys(place_of(id_) for (id_,) in read.rows if isinstance(id_, bytes)):
+                network = await self._c.ground.network(number)
+                if network is not None:
+                    await self._c.ground.change_bucket(network.id, number, where, fence.ungroup(row.id))
 
 
 class Rules:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from planes.control import fence
 from planes.control.feed import Entry
-from planes.control.release import SHARED, Index, drops, puts
+from planes.control.indexes import SHARED, Index, drops, names, puts
 from planes.management.caller import Caller
 from planes.management.context import Context, asked_project, check_revision, iso
 from planes.model.enums import Kind, Status
@@ -77,7 +77,7 @@ class Networks:
         vni = None
         while vni is None:
             block = c.slots.vni_block()
-            named = tuple((t.name, p, k) for t, p, k in index)
+            named = names(index)
             entry = Entry(Kind.NETWORK, (id_,), True, id_, project, named, vni_block=block)
             await c.announce(id_, entry, puts(index, c.now()))
             vni = await c.slots.claim_vni(block, id_, int(c.plane.config.vni_quarantine * 1e6))
@@ -192,7 +192,7 @@ class Networks:
             False,
             row.id,
             row.project,
-            tuple((t.name, p, k) for t, p, k in index),
+            names(index),
             vni_block=row.vni // VNI_BLOCK,
         )
         view = await ground.network_view(row.number, fresh=True)

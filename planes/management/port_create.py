@@ -13,11 +13,12 @@ from msgspec import UNSET, Struct
 from planes.control import fence
 from planes.control.echo import confirm_address
 from planes.control.feed import Entry
-from planes.control.release import drops, index_rows, puts
+from planes.control.indexes import Index, drops, names, own_rows, puts, unshared
 from planes.management import addressing, port_plans
 from planes.management.caller import Caller
 from planes.management.commits import Commits
 from planes.management.context import Context, asked_project
+from planes.management.group_looks import Looks
 from planes.management.groups import Groups
 from planes.management.port_plans import Fields, Wish
 from planes.model.addresses import BUCKET_SHIFT, bucket, ip_int, parse_mac
@@ -28,6 +29,7 @@ from planes.model.requests import PortCreate
 from planes.model.resources import Address, AddressState, Network, Port, Subnet
 from planes.store.partitions import BATCH, Apply
 from planes.store.protocol import Write
+from planes.store.schema import BY_GROUP
 from planes.store.views import Draft, View
 
 #: how often a full bucket makes a port start over in another one
@@ -52,6 +54,7 @@ class Plan(Struct):
     outside: dict[bytes, Wish] = {}  # what was claimed there
     announced: bool = False  # the feed and the indexes name it
     taking: tuple[tuple[int, int], ...] = ()  # (network, bucket) of each address that it has not got yet
+    looks: Looks | None = None  # at its groups, begun before its commit
 
 
 class PortCreation:
@@ -225,7 +228,7 @@ class PortCreation:
             return
         for network in {plan.network.id for plan in claiming}:
             here = [plan for plan in claiming if plan.network.id == network]
-            await self._c.write(self._announcement(here))
+            await self._c.write(self._announcement(here, []))
             for plan in here:
                 plan.announced = True
         for project in {plan.fields.project for plan in claiming}:
@@ -235,24 +238,44 @@ class PortCreation:
             for where, wish in plan.elsewhere:
                 plan.outside[await self.claim_address(plan.network, plan.id, where, wish)] = wish
 
-    def _announcement(self, plans: Sequence[Plan]) -> list[Write]:
-        """A feed row for plans of one network, beside the index rows that it names."""
-        rows = [row for plan in plans for row in index_rows(self._draft_port(plan))]
+    def _announcement(self, plans: Sequence[Plan], marks: list[Index]) -> list[Write]:
+        """A feed row for plans of one network, beside the index rows of the ports' own; it names `marks` too."""
+        rows = [row for plan in plans for row in own_rows(self._draft_port(plan))]
         entry = Entry(
             Kind.PORT,
             tuple([plan.id for plan in plans]),
             True,
             plans[0].network.id,
             plans[0].fields.project,
-            tuple([(t.name, p, k) for t, p, k in rows]),
+            names(rows + marks),
             tuple({where for plan in plans for where, _ in plan.elsewhere}),
         )
         return [self._c.feed.row(plans[0].id, entry), *puts(rows, self._c.now())]
 
-    def _before(self, plans: Sequence[Plan]) -> list[Write]:
-        """What must be there before these are: the announcement, unless it went ahead of their claims."""
-        left = [plan for plan in plans if not plan.announced]
-        return self._announcement(left) if left else []
+    def _before(self, plans: Sequence[Plan], marks: list[Index], rev: int) -> list[Write]:
+        """What must be there before these are: the announcement, unless it went ahead and named all; their marks.
+
+        Where their groups lead to the bucket already, it is time to look at these.
+        """
+        looks = None
+        if not marks or BY_GROUP not in [table for table, _, _ in marks]:
+            groups = plans[0].fields.groups
+            if len(plans) > 1:
+                groups = tuple({group for plan in plans for group in plan.fields.groups})
+            looks = self._groups.looks.begin(groups)
+        for plan in plans:
+            plan.looks = looks
+        left = plans if marks else [plan for plan in plans if not plan.announced]
+        announcement = self._announcement(left, marks) if left else []
+        return announcement + puts(marks, rev) if marks else announcement
+
+    def _unmarked(self, draft: Draft, plans: Sequence[Plan]) -> list[Index]:
+        """Marks that the bucket needs for these and has not yet."""
+        id_, first = plans[0].id, plans[0].fields
+        if len(plans) == 1:
+            return unshared(draft, id_, first.project, first.groups)
+        kinds = {(plan.fields.project, plan.fields.groups) for plan in plans}
+        return list(dict.fromkeys(row for kind in kinds for row in unshared(draft, id_, *kind)))
 
     def _draft_port(self, plan: Plan) -> Port:
         fields = plan.fields
@@ -313,7 +336,11 @@ class PortCreation:
         network, where = plans[0].network, bucket_of(plans[0].id)
         change, traceparent = who.change.id, who.change.traceparent
 
+        unmarked: tuple[list[Index], int] = [], 0
+
         def make(draft: Draft, rev: int) -> list[Port]:
+            nonlocal unmarked
+            unmarked = self._unmarked(draft, plans), rev
             return [self._make(plan, draft, rev, change, traceparent) for plan in plans]
 
         async def renumber() -> None:
@@ -321,7 +348,9 @@ class PortCreation:
                 plan.identity = await self._number(plan.fields)
 
         return (
-            await self.commits.waiting(network, where, make, lambda: self._before(plans), len(plans), renumber)
+            await self.commits.waiting(
+                network, where, make, lambda: self._before(plans, *unmarked), len(plans), renumber
+            )
         ).value
 
     def _make(self, plan: Plan, draft: Draft, rev: int, change: bytes, traceparent: str) -> Port:
@@ -375,7 +404,7 @@ class PortCreation:
     async def withdraw(self, plans: Sequence[Plan]) -> None:
         """Take back what plans have claimed but not committed; what is forgotten here is found by the echo."""
         claiming = [plan for plan in plans if plan.announced]
-        rows = [row for plan in claiming for row in index_rows(self._draft_port(plan))]
+        rows = [row for plan in claiming for row in own_rows(self._draft_port(plan))]
         await self._c.write(drops(rows, self._c.now()))
         for plan in claiming:
             for ip in plan.outside:

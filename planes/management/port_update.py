@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from planes.control.feed import Entry
-from planes.control.release import Index, drops, index_rows, puts
+from planes.control.indexes import Index, drops, index_rows, marks, names, own_rows, puts, unshared
 from planes.management import addressing, port_plans
 from planes.management.caller import Caller
 from planes.management.context import Context, check_revision
@@ -25,6 +25,7 @@ from planes.model.errors import Conflict, not_found
 from planes.model.ids import Id, bucket_of, number_of, text
 from planes.model.requests import PortUpdate
 from planes.model.resources import Address, AddressState, MacRow, Network, Port, PortState
+from planes.store.protocol import Write
 from planes.store.views import Draft
 
 #: fields of the row whose change concerns a kernel
@@ -40,6 +41,8 @@ class Wanted(Struct):
     remove: list[bytes] = []
     claimed: list[tuple[Id, bytes]] = []  # added outside the home bucket
     order: list[bytes] = []  # of the addresses that were named
+    marks: list[Write] = []  # of its new groups, where no other port has them there
+    unmarked: list[Index] = []  # those of its old groups that no port needs any more
 
 
 class PortChange:
@@ -60,9 +63,10 @@ class PortChange:
         elsewhere = self._elsewhere(old, asked)
         planned = replace(old, **{key: asked.fields[key] for key in asked.fields if key != "leaving"})
         rows = [row for row in index_rows(planned) if row not in index_rows(old)]
-        named = tuple((table.name, where, key) for table, where, key in [*index_rows(old), *rows])
+        named = names([*index_rows(old), *rows])
         entry = Entry(Kind.PORT, (old.id,), False, old.network, old.project, named, tuple(sorted(elsewhere)))
-        await self._c.announce(old.id, entry, puts(rows, self._c.now()))
+        own = [row for row in own_rows(planned) if row in rows]
+        await self._c.announce(old.id, entry, puts(own, self._c.now()))
         await self._claim(old, asked)
         self._creation.announce_peer(asked.network, planned.host)
         who.change.mark("claim")
@@ -70,13 +74,14 @@ class PortChange:
             asked.network,
             bucket_of(old.id),
             lambda draft, rev: self._apply(who, old, asked, if_match, draft, rev),
+            lambda: asked.marks,
             renumber=lambda: self._identity(old, asked),
         )
         port: Port = done.value
         await self._groups.looks.stand([port])
         await self._follow_outside(old, port)
-        gone: list[Index] = [row for row in index_rows(old) if row not in index_rows(port)]
-        await self._c.write(drops(gone, self._c.now()))
+        gone = [row for row in own_rows(old) if row not in own_rows(port)]
+        await self._c.write(drops(gone, self._c.now()) + drops(asked.unmarked, port.rev))
         return port
 
     # -- what is asked ----------------------------------------------------------------------------------------------
@@ -223,6 +228,11 @@ class PortChange:
         if not (new.host or new.leaving):
             new = replace(new, releasing=())
         self._rows(draft, row, new, asked, rev)
+        asked.marks, asked.unmarked = [], []
+        if new.groups != row.groups:
+            asked.marks = puts(unshared(draft, new.id, new.project, new.groups), rev)
+            alone = unshared(draft, row.id, row.project, row.groups)
+            asked.unmarked = [mark for mark in alone if mark not in marks(new)]
         draft.put(Kind.PORT, row.id, new)
         return new
 

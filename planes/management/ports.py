@@ -13,29 +13,27 @@ from msgspec.structs import replace
 from planes.control import reads
 from planes.control.acks import reason, word
 from planes.control.feed import Entry
+from planes.control.indexes import index_rows, names
 from planes.control.reads import Status
-from planes.control.release import index_rows
 from planes.management.caller import Caller
 from planes.management.context import Context, check_revision, iso
 from planes.management.groups import Groups
 from planes.management.port_create import BucketFull, Plan, PortCreation
+from planes.management.port_lists import PortLists
 from planes.management.port_update import PortChange
-from planes.model.addresses import bucket, ip_text, mac_text, parse_ip
+from planes.model.addresses import bucket, ip_text, mac_text
 from planes.model.enums import Kind
 from planes.model.enums import Status as Word
-from planes.model.errors import AlcorError, Invalid, Unavailable, not_found
-from planes.model.ids import bucket_of, common_text, home_of, is_ours, number_of, parse, place_of, text
+from planes.model.errors import AlcorError, Unavailable, not_found
+from planes.model.ids import bucket_of, common_text, home_of, is_ours, parse, place_of, text
 from planes.model.query import Listing, Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.resources import Address, AddressState, Port, PortState
 from planes.model.views import AddressPairView, FixedIpView, PortView
 from planes.store.partitions import BATCH
-from planes.store.schema import BY_DEVICE
 from planes.store.views import Draft
 
 T = TypeVar("T")
-#: a list by network reads the network's buckets up to so many; beyond, the project's index is hardly longer
-BUCKETS = 2
 
 
 class Ports:
@@ -46,6 +44,7 @@ class Ports:
         self._creation = PortCreation(context, groups)
         self._groups = groups
         self._change = PortChange(context, self._creation, groups)
+        self._lists = PortLists(context)
 
     # -- create -----------------------------------------------------------------------------------------------------
 
@@ -81,7 +80,8 @@ class Ports:
         creation = self._creation
         ports = [await self._one(who, plans[0])] if len(plans) == 1 else await self._many(who, plans)
         try:
-            await self._groups.looks.stand(ports)
+            for looks in [plans[0].looks] if len(plans) == 1 else {id(p.looks): p.looks for p in plans}.values():
+                await self._groups.looks.stand(ports, looks)
         except AlcorError:
             await self._undo(who, ports)
             raise
@@ -156,62 +156,7 @@ class Ports:
         return self._view(port, (await reads.statuses(self._c.store, [port])).get(port.id))
 
     async def list(self, who: Caller, query: Query) -> Listing:
-        async def views(ids: Sequence[bytes]) -> list[PortView]:
-            rows = await reads.current_ports(self._c.plane.partitions, filter(is_ours, ids))
-            seen = [port for port in rows.values() if port.state == PortState.LIVE and who.sees(port.project)]
-            said = await reads.statuses(self._c.store, seen)
-            return [self._view(port, said.get(port.id)) for port in seen]
-
-        return await self._c.listed(who, Kind.PORT, query, views, await self._led(who, query))
-
-    async def _led(self, who: Caller, query: Query) -> Sequence[bytes] | None:
-        """Ids that an index other than the project's leads to, in order (rule D10); None: no such filter."""
-        filters = query.filters
-        if "id" in filters:
-            return None
-        addresses = [v.removeprefix("ip_address=") for v in filters.get("fixed_ips", ()) if v.startswith("ip_address=")]
-        if "network_id" in filters and addresses:
-            return await self._by_address(filters["network_id"], addresses)
-        if "device_id" in filters and "" not in filters["device_id"]:
-            ids: set[bytes] = set()
-            for device in filters["device_id"]:
-                read = await self._c.store.read(BY_DEVICE, (device,))
-                ids.update(id_ for (id_,) in read.rows if isinstance(id_, bytes))
-            return sorted(ids)
-        if "name" in filters and "" not in filters["name"]:
-            projects = await self._c.projects(who, Kind.PORT, query)
-            named = await self._c.plane.names.find(projects, filters["name"])
-            if named is not None:
-                return named
-        hosts = filters.get("binding:host_id", ())
-        if hosts and "" not in hosts:
-            return sorted({id_ for host in hosts for id_ in await reads.ids_on(self._c.store, host)})
-        return await self._by_network(filters["network_id"]) if "network_id" in filters else None
-
-    async def _by_network(self, networks: Sequence[str]) -> Sequence[bytes] | None:
-        """Ids of the ports of small networks; None: not small, or not a network's id."""
-        buckets: list[tuple[int, int]] = []
-        for network in networks:
-            try:
-                number = number_of(parse(network))
-            except Invalid:
-                return None
-            view = await self._c.ground.network_view(number, fresh=True)
-            buckets += [(number, int.from_bytes(key, "big")) for key in view.all(Kind.BUCKET)]
-            if len(buckets) > BUCKETS:
-                return None
-        return sorted(await reads.ids_in(self._c.store, buckets))
-
-    async def _by_address(self, networks: Sequence[str], addresses: Sequence[str]) -> Sequence[bytes]:
-        ids: set[bytes] = set()
-        for network in networks:
-            number = number_of(parse(network, "network_id"))
-            for value in addresses:
-                ip = parse_ip(value, "fixed_ips")
-                row = (await reads.addresses(self._c.store, (number, bucket(ip)), [ip])).get(ip)
-                if row is not None and row.state == AddressState.USED:
-                    ids.add(row.port)
-        return sorted(ids)
+        return await self._lists.list(who, query, self._view)
 
     # -- change and delete ------------------------------------------------------------------------------------------
 
@@ -244,7 +189,7 @@ class Ports:
             False,
             port.network,
             port.project,
-            tuple((t.name, p, k) for t, p, k in index_rows(port)),
+            names(index_rows(port)),
             tuple({bucket(ip) for _, ip in port.fixed if bucket(ip) != bucket_of(port.id)}),
         )
 

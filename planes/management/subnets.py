@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from planes.control import fence
 from planes.control.feed import Entry
-from planes.control.release import Index, drops, puts
+from planes.control.indexes import Index, drops, names, puts
 from planes.management.caller import Caller
 from planes.management.context import Context, asked_project, check_revision, iso
 from planes.model.addresses import BUCKET_SHIFT, cidr_last, cidr_text, ip_bytes, ip_int, ip_text, parse_cidr, parse_ip
@@ -55,7 +55,7 @@ class Subnets:
         row = plan(wanted, id_, network, project)
         who.change.mark("validate")
         index: list[Index] = [c.project_index(Kind.SUBNET, id_, project)]
-        entry = Entry(Kind.SUBNET, (id_,), True, network.id, project, tuple((t.name, p, k) for t, p, k in index))
+        entry = Entry(Kind.SUBNET, (id_,), True, network.id, project, names(index))
         await c.announce(id_, entry, puts(index, c.now()))
         await c.slots.claim_quota(project, "subnet", [id_], c.limit(Kind.SUBNET))
         who.change.mark("claim")
@@ -179,9 +179,7 @@ class Subnets:
     async def _delete(self, row: Subnet) -> None:
         c, number = self._c, number_of(row.id)
         index: list[Index] = [c.project_index(Kind.SUBNET, row.id, row.project)]
-        entry = Entry(
-            Kind.SUBNET, (row.id,), False, row.network, row.project, tuple((t.name, p, k) for t, p, k in index)
-        )
+        entry = Entry(Kind.SUBNET, (row.id,), False, row.network, row.project, names(index))
         await c.write([c.feed.row(row.id, entry)])
         marked = await c.ground.change_network(row.network, number, fence.mark_subnet(row.id, deleting=True))
         view = await c.ground.network_view(number, fresh=True)

@@ -72,14 +72,14 @@ class Draft:
         return rows.get(key) if rows else None
 
     def all(self, kind: int) -> Iterator[tuple[bytes, Any]]:
-        """Rows of a kind with every edit so far, in no particular order."""
-        over = {**self._batch, **self.edits}
+        """Rows of a kind with every edit so far, in no particular order; no edits while it runs."""
         for key, body in self.view.all(kind).items():
-            if (int(kind), key) not in over:
+            if (int(kind), key) not in self.edits and (int(kind), key) not in self._batch:
                 yield key, body
-        for (k, key), body in over.items():
-            if k == kind and body is not None:
-                yield key, body
+        for over in (self._batch, self.edits):
+            for where, edited in over.items():
+                if where[0] == kind and edited is not None and (over is self.edits or where not in self.edits):
+                    yield where[1], edited
 
     @property
     def untouched(self) -> bool:

@@ -2,9 +2,9 @@
 
 from typing import Any, cast
 
-from planes.control.release import index_rows, part_of
+from planes.control.indexes import Index, index_rows, is_mark, marks, part_of
 from planes.model.enums import Kind
-from planes.model.ids import number_of
+from planes.model.ids import number_of, place_of
 from planes.model.resources import AddressState, NumberState, Port, PortState
 from planes.store.protocol import Store
 from planes.store.schema import (
@@ -101,11 +101,16 @@ def _numbers(networks: dict[tuple[Any, ...], View], ports: dict[tuple[Any, ...],
 
 async def _indexes(store: Store, objects: Found) -> list[str]:
     wrong, present = [], set()
+    marked: set[Index] = {row for item in objects.values() if isinstance(item, Port) for row in marks(item)}
     for table in (BY_PROJECT, BY_HOST, BY_DEVICE, BY_NAME, BY_GROUP):
         for where in await store.partitions(table):
             for row in (await store.read(table, where)).rows:
                 id_ = cast(bytes, row[0])
                 present.add((table.name, where, id_))
+                if is_mark((table, where, (id_,))):
+                    if (table, where, (id_,)) not in marked:
+                        wrong.append(f"{table.name} {where} leads to {place_of(id_)}, where no port needs it")
+                    continue
                 item = objects.get(id_)
                 if item is None:
                     wrong.append(f"{table.name} {where} names {id_!r}, which is not there")

@@ -9,9 +9,9 @@ import pytest
 
 from planes.bus.memory.bus import MemoryBroker
 from planes.control import names, reads
+from planes.control.indexes import drops, index_rows
 from planes.control.names import Names
-from planes.control.release import drops, index_rows
-from planes.management import context, ports
+from planes.management import context, port_lists, project_index
 from planes.management.cloud import Cloud
 from planes.model.ids import parse
 from planes.model.query import Query
@@ -150,7 +150,7 @@ async def test_a_list_by_a_small_network_reads_nothing_of_the_project_s_other_po
     page = await cloud.ports.list(caller(), Query(wanted.filters, limit=2, marker=ids[0]))
     assert ([view.id for view in page.items], page.more) == (ids[1:3], True)
     assert (await cloud.ports.list(caller("stranger"), wanted)).items == []
-    monkeypatch.setattr(ports, "BUCKETS", 0)  # as a large network is listed
+    monkeypatch.setattr(port_lists, "SMALL", 0)  # as a large network is listed
     wanted = Query({"network_id": (network.id,)})
     assert [view.id for view in (await cloud.ports.list(caller(), wanted)).items] == ids
     assert tables[BY_PROJECT.name] > 0
@@ -162,7 +162,9 @@ async def test_a_page_reads_each_bucket_once_whatever_lies_between_its_ports(
     nets = [(await network_with_subnet(cloud, f"10.{n}.0.0/24"))[0] for n in range(3)]
     for turn in range(60):
         await port(cloud, nets[turn % 3], host_id="h1")
-    monkeypatch.setattr(context, "LIST_CHUNK", 10)  # of the index; the ports of a page are read together all the same
+    monkeypatch.setattr(
+        project_index, "LIST_CHUNK", 10
+    )  # of the index; the ports of a page are read together all the same
     tables = counting(monkeypatch, cloud.plane.store)
     assert len((await cloud.ports.list(caller(), Query(limit=59))).items) == 59
     assert tables[PORTS.name] == tables[PORT_STATUS.name] == 3
@@ -199,7 +201,8 @@ async def test_pages_of_any_size_make_up_the_whole_list_and_read_no_more_than_th
 ) -> None:
     """Many projects, parts of the index that hold more than a chunk, and parts that hold nothing."""
     networks = [net[0], *[(await network_with_subnet(cloud))[0] for _ in range(3)]]
-    monkeypatch.setattr(context, "LIST_CHUNK", 4)
+    for module in (context, project_index):
+        monkeypatch.setattr(module, "LIST_CHUNK", 4)
     for project in ("demo", "other", "third"):
         for network in networks:
             wanted = [PortCreate(network_id=network.id, project_id=project) for _ in range(9)]
