@@ -21,6 +21,7 @@ from planes.model.enums import Kind
 from planes.model.errors import AlcorError
 from planes.model.ids import Id, bucket_of, home_of, number_of, place_of, text
 from planes.model.resources import Address, AddressState, NetworkState, Port, PortState
+from planes.store.partitions import Done
 from planes.store.protocol import Store, Write
 from planes.store.rows import Mark, decode
 from planes.store.schema import BY_HOST, BY_PROJECT, GROUPS, NETWORKS, PORTS, TABLES
@@ -219,15 +220,24 @@ class Echo:
 
     async def _unmark(self, entry: Entry, id_: bytes, right: Collection[Index] = ()) -> None:
         """Marks that a change named go where no port of the bucket needs them: its creation failed, or it was deleted
-        and whoever removed it did not come to that. Only what the store has now proves it, and its revision says since
-        when.
+        and whoever removed it did not come to that. Somebody may just be about to need one: he is stopped.
         """
         rows = [row for row in _index(entry) if row not in right and is_mark(row)] if entry.kind == Kind.PORT else []
         if not rows:
             return
-        number, home = place_of(id_)
-        done = await self._ground.change_bucket(entry.network, number, home, lambda draft, _: unneeded(draft, rows))
-        await self._store.write(drops(done.value, done.rev))
+
+        async def change(apply: Callable[[Draft, int], list[Index]]) -> Done[list[Index]]:
+            return await self._ground.change_bucket(entry.network, *place_of(id_), apply)
+
+        def stopped(draft: Draft, _: int) -> list[Index]:
+            if left := unneeded(draft, rows):
+                fence.stop(draft)
+            return left
+
+        spare = (await change(lambda draft, _: unneeded(draft, rows))).value
+        if any([(await self._store.read(table, where, prefix=key)).rows for table, where, key in spare]):
+            done = await change(stopped)
+            await self._store.write(drops(done.value, done.rev))
 
     async def _neighbours(self, ports: Sequence[Port]) -> None:
         """Tell their networks where these ports are."""

@@ -59,10 +59,15 @@ def ungroup(group: Id) -> Apply[None]:
         for id_, port in draft.all(Kind.PORT):
             if group in port.groups and port.state == PortState.LIVE:
                 raise Conflict(f"Security Group {text(group)} in use by port {text(id_)}.", "SecurityGroupInUse")
-        if draft.view.statics:  # a bucket that was never written leads from no group
-            draft.set["sealed"] = draft.static("sealed") or 0
+        stop(draft)
 
     return apply
+
+
+def stop(draft: Draft) -> None:
+    """Whoever is about to commit into this bucket must read it anew, if it was ever written."""
+    if draft.view.statics:
+        draft.set["sealed"] = draft.static("sealed") or 0
 
 
 class Behind(Exception):
