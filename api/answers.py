@@ -5,6 +5,7 @@ framework's own response.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from litestar.types import Receive, Scope, Send
@@ -16,6 +17,8 @@ encode = msgspec.json.Encoder().encode
 
 Headers = Sequence[tuple[bytes, bytes]]
 JSON = b"application/json"
+#: an extension of the server: called with status, headers and body, it writes all at once and returns whether it did
+WHOLE = "alcor.whole"
 
 
 class Answer:
@@ -28,9 +31,12 @@ class Answer:
         self.body = body
         self.headers = [(b"x-openstack-request-id", request_id(id_).encode()), *headers]
         if status != 204:
-            self.headers += ((b"content-type", kind), (b"content-length", str(len(body)).encode()))
+            self.headers += ((b"content-type", kind), (b"content-length", b"%d" % len(body)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        extensions: Any = scope.get("extensions")
+        if extensions and WHOLE in extensions and extensions[WHOLE](self.status, self.headers, self.body):
+            return
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
