@@ -1,17 +1,71 @@
-"""HTTP as uvicorn speaks it, with less work for each request: a whole answer is one write, and a connection has one
-timer for as long as it lives.
+"""HTTP as uvicorn speaks it, with less work for each request.
 
-Head and body written one after the other would be a system call each, and would wake the client twice; uvicorn's own
-timer is made anew for every answer. Given to uvicorn by `api.app`; `api.answers` uses what it offers.
+What is answered in one turn of the loop leaves at its end: head and body of an answer together, and the answers of all
+connections one after the other, so that a client of many is woken once. A whole answer is written in one step, and a
+connection has one timer for as long as it lives; uvicorn's own are made anew for every answer. Given to uvicorn by
+`api.app`; `api.answers` uses what it offers.
 """
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api.answers import WHOLE
+
+
+class Outbox:
+    """The transports of one loop that have something to send at the end of its turn."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._full: list[Joining] = []
+
+    def put(self, transport: "Joining") -> None:
+        if not self._full:
+            self._loop.call_soon(self._flush)
+        self._full.append(transport)
+
+    def _flush(self) -> None:
+        full, self._full = self._full, []
+        for transport in full:
+            transport.flush()
+
+
+class Joining:
+    """A transport that sends what was written in one turn of the loop at its end."""
+
+    __slots__ = ("_outbox", "_transport", "_written", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
+        self._transport = transport
+        self._outbox = outbox
+        self._written: list[bytes] = []
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if not self._written:
+            self._outbox.put(self)
+        self._written.append(data)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def flush(self) -> None:
+        if self._written:
+            data, self._written = b"".join(self._written), []
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+#: each loop's
+_outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox] = WeakKeyDictionary()
 
 
 class Protocol(HttpToolsProtocol):
@@ -19,6 +73,10 @@ class Protocol(HttpToolsProtocol):
 
     #: when it was last answered, by the loop's clock; 0 while a request is in hand
     _idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        outbox = _outboxes.get(self.loop) or _outboxes.setdefault(self.loop, Outbox(self.loop))
+        super().connection_made(Joining(transport, outbox))  # type: ignore[arg-type]
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()

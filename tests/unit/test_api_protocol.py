@@ -1,4 +1,4 @@
-"""A whole answer is one write, what is special goes uvicorn's way; a connection that is idle for long is closed.
+"""What is answered in one turn of the loop leaves at its end, in order; a connection that is idle for long is closed.
 
 The real protocol on a real loop, on a transport that only listens.
 """
@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from api.answers import Answer
-from api.protocol import Protocol
+from api.protocol import Joining, Outbox, Protocol
 from tests.support.clock import until
 
 ID = bytes(16)
@@ -63,6 +63,32 @@ async def answered(wire: Wire, count: int) -> list[bytes]:
     return wire.heard
 
 
+async def test_what_is_written_in_one_turn_leaves_at_its_end() -> None:
+    first, second = Wire(), Wire()
+    outbox = Outbox(asyncio.get_running_loop())
+    one, other = Joining(first, outbox), Joining(second, outbox)
+    one.write(b"head ")
+    other.write(b"whole")
+    one.write(b"body")
+    assert first.heard == second.heard == []
+    await asyncio.sleep(0)
+    assert (first.heard, second.heard) == ([b"head body"], [b"whole"])
+    one.write(b"more")
+    await asyncio.sleep(0)
+    assert first.heard == [b"head body", b"more"]
+
+
+async def test_nothing_is_lost_at_the_end() -> None:
+    wire = Wire()
+    joining = Joining(wire, Outbox(asyncio.get_running_loop()))
+    joining.write(b"last words")
+    joining.close()
+    assert wire.heard == [b"last words", b"closed"]
+    assert joining.is_closing()
+    await asyncio.sleep(0)
+    assert wire.heard == [b"last words", b"closed"]
+
+
 async def test_an_answer_is_one_write() -> None:
     protocol, wire = connected(lambda: Answer(b"{}", ID, 201, [(b"allow", b"GET")]))
     protocol.data_received(GET)
@@ -102,9 +128,10 @@ async def test_requests_one_behind_the_other() -> None:
 async def test_the_last_answer_of_a_connection(request_: bytes) -> None:
     protocol, wire = connected(lambda: Answer(b"{}", ID))
     protocol.data_received(request_)
-    head, body, end = await answered(wire, 3)
-    assert b"connection: close\r\n" in head
-    assert (body, end) == (b"{}", b"closed")
+    whole, end = await answered(wire, 2)
+    assert b"connection: close\r\n" in whole
+    assert whole.endswith(b"\r\n\r\n{}")
+    assert end == b"closed"
 
 
 async def test_head_has_no_body() -> None:
