@@ -96,8 +96,10 @@ class Counts:
 
     def record(self, us: int) -> None:
         """One sample; clocks have been known to jump."""
-        us = min(max(us, 0), LONGEST)
-        bucket = bucket_of(us)
+        if not 0 <= us <= LONGEST:
+            us = min(max(us, 0), LONGEST)
+        shift = us.bit_length() - _FINE_BITS
+        bucket = us if us < _FINE else shift * _FINE + (us >> shift)
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.count += 1
         self.sum += us
@@ -151,44 +153,40 @@ class Histogram:
     Samples wait in a list, to be counted many at once: when a column ends, when there are many, or when somebody looks.
     """
 
-    __slots__ = ("_clock", "_column", "_columns", "_fresh", "_known", "_slots", "_total")
+    __slots__ = ("_clock", "_columns", "_known", "_slots", "_total", "column", "fresh")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._total = Counts()
         self._slots = [Counts() for _ in range(SLOTS)]
-        self._column = int(clock() // COLUMN)
-        self._fresh: list[int] = []
+        self.column = int(clock() // COLUMN)
+        self.fresh: list[int] = []
         #: finished columns, and all that came before the present one
         self._columns: deque[tuple[int, list[int]]] = deque(maxlen=COLUMNS - 1)
         self._known = HEAT.spread(self._total)
 
     def record(self, us: int) -> None:
         """One sample, in µs."""
-        self.add(us, int(self._clock() // COLUMN))
+        if int(self._clock() // COLUMN) != self.column or len(self.fresh) >= FRESH:
+            self.catch_up()
+        self.fresh.append(us)
 
-    def add(self, us: int, column: int) -> None:
-        """One sample of many that fall into the same column."""
-        if column != self._column or len(self._fresh) >= FRESH:
-            self._catch_up()
-        self._fresh.append(us)
-
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Count what waits; begin a new column when it is time, and empty slots whose time has come again."""
-        fresh, self._fresh = self._fresh, []
+        fresh, self.fresh = self.fresh, []
         if fresh:
             some = Counts()
             some.record_all(fresh)
             self._total.merge(some)
-            self._slots[self._column // _COLUMNS_IN_SLOT % SLOTS].merge(some)
+            self._slots[self.column // _COLUMNS_IN_SLOT % SLOTS].merge(some)
         now = int(self._clock() // COLUMN)
-        if now > self._column:
-            self._columns.append((self._column, self._present()))
+        if now > self.column:
+            self._columns.append((self.column, self._present()))
             self._known = HEAT.spread(self._total)
-            slot, last = now // _COLUMNS_IN_SLOT, self._column // _COLUMNS_IN_SLOT
+            slot, last = now // _COLUMNS_IN_SLOT, self.column // _COLUMNS_IN_SLOT
             for step in range(max(last + 1, slot - SLOTS + 1), slot + 1):
                 self._slots[step % SLOTS] = Counts()
-            self._column = now
+            self.column = now
 
     def _present(self) -> list[int]:
         return [all_ - before for all_, before in zip(HEAT.spread(self._total), self._known, strict=True)]
@@ -196,7 +194,7 @@ class Histogram:
     @property
     def total(self) -> Counts:
         """All since start."""
-        self._catch_up()
+        self.catch_up()
         return self._total
 
     def point_at(self, us: int, traceparent: str, at: float) -> None:
@@ -205,7 +203,7 @@ class Histogram:
 
     def recent(self) -> Counts:
         """The last four to five minutes."""
-        self._catch_up()
+        self.catch_up()
         merged = Counts()
         for slot in self._slots:
             merged.merge(slot)
@@ -213,8 +211,8 @@ class Histogram:
 
     def columns(self) -> dict[int, list[int]]:
         """Counts on the heat map's scale by number of the column, of the last ones that had any and the present one."""
-        self._catch_up()
-        return {**dict(self._columns), self._column: self._present()}
+        self.catch_up()
+        return {**dict(self._columns), self.column: self._present()}
 
 
 class Latency:
@@ -250,8 +248,11 @@ class Latency:
         """All of a finished change. `traced`: its trace can be looked at."""
         stages, column = self.stages, int(self._clock() // COLUMN)
         for stage in change.stages:
-            (stages.get(stage.name) or self._begun(stage.name)).add(stage.duration, column)
-        (stages.get("total") or self._begun("total")).add(change.total, column)
+            each = stages.get(stage.name) or self._begun(stage.name)
+            if column != each.column or len(each.fresh) >= FRESH:
+                each.catch_up()
+            each.fresh.append(stage.duration)
+        (stages.get("total") or self._begun("total")).record(change.total)
         counts = self.changes.get((change.resource, change.status))
         if counts is None:
             if len(self.changes) >= self._most:

@@ -43,8 +43,7 @@ class Commits:
 
         `renumber` asks anew for the numbers of the groups of the ports that are to be committed.
         """
-        loop = asyncio.get_running_loop()
-        deadline, looks = loop.time() + self._c.config.release_wait, 0
+        deadline, looks = 0.0, 0
         while looks < LOOKS:
             try:
                 return await self._c.ground.change_bucket(
@@ -57,7 +56,9 @@ class Commits:
                     weight=weight,
                 )
             except addressing.Releasing as busy:
-                if loop.time() >= deadline:
+                now = asyncio.get_running_loop().time()
+                deadline = deadline or now + self._c.config.release_wait
+                if now >= deadline:
                     raise Conflict(
                         f"Unable to complete operation for network {text(network.id)}. The IP address {busy} is in "
                         "use: the host of its former port has not let go of it yet.",
