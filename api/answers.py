@@ -17,8 +17,14 @@ encode = msgspec.json.Encoder().encode
 
 Headers = Sequence[tuple[bytes, bytes]]
 JSON = b"application/json"
-#: an extension of the server: called with status, headers and body, it writes all at once and returns whether it did
-WHOLE = "alcor.whole"
+#: an extension of the server, `api.protocol.Straight`: a request's whole body, and a whole answer, in one step each
+STRAIGHT = "alcor.straight"
+
+
+def straight(scope: Scope) -> Any:
+    """The server's extension; None where another server runs this."""
+    extensions: Any = scope.get("extensions")
+    return extensions.get(STRAIGHT) if extensions else None
 
 
 class Answer:
@@ -34,8 +40,8 @@ class Answer:
             self.headers += ((b"content-type", kind), (b"content-length", b"%d" % len(body)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        extensions: Any = scope.get("extensions")
-        if extensions and WHOLE in extensions and extensions[WHOLE](self.status, self.headers, self.body):
+        way = straight(scope)
+        if way is not None and way.answer(self.status, self.headers, self.body):
             return
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})

@@ -3,18 +3,17 @@
 What is answered in one turn of the loop leaves at its end: head and body of an answer together, and the answers of all
 connections one after the other, so that a client of many is woken once. A whole answer is written in one step, and a
 connection has one timer for as long as it lives; uvicorn's own are made anew for every answer. Given to uvicorn by
-`api.app`; `api.answers` uses what it offers.
+`api.app`; `api.answers` and `api.edge` use what it offers.
 """
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from api.answers import WHOLE
+from api.answers import STRAIGHT
 
 
 class Outbox:
@@ -80,7 +79,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        offered: Any = {WHOLE: partial(whole, self.cycle)}
+        offered: Any = {STRAIGHT: Straight(self.cycle)}
         self.scope["extensions"] = offered
 
     def on_response_complete(self) -> None:
@@ -118,22 +117,37 @@ class Protocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
 
 
-def whole(cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-    """Write an answer at once, if nothing is special about it; False: it goes the usual way, nothing is written yet.
+class Straight:
+    """One request and its answer, each in one step, if nothing is special about it; else it goes the usual way."""
 
-    The headers must say how long the body is.
-    """
-    usual = cycle.disconnected or cycle.flow.write_paused or cycle.response_started
-    if usual or not cycle.keep_alive or cycle.access_log or cycle.scope["method"] == "HEAD":
-        return False
-    given = [*cycle.default_headers, *headers]
-    head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % pair for pair in given])
-    lines = len(given) + 1
-    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-        return False  # whoever looks at each header says what is wrong with it
-    cycle.response_started = cycle.response_complete = True
-    cycle.waiting_for_100_continue = False
-    cycle.transport.write(b"%b\r\n%b" % (head, body))
-    cycle.message_event.set()
-    cycle.on_response()
-    return True
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    def body(self) -> bytes | None:
+        """The request's, if all of it is here."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
+            return None
+        cycle.flow.resume_reading()
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write it; False: nothing was written. The headers must say how long the body is."""
+        cycle = self._cycle
+        usual = cycle.disconnected or cycle.flow.write_paused or cycle.response_started
+        if usual or not cycle.keep_alive or cycle.access_log or cycle.scope["method"] == "HEAD":
+            return False
+        given = [*cycle.default_headers, *headers]
+        head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % pair for pair in given])
+        lines = len(given) + 1
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+            return False  # whoever looks at each header says what is wrong with it
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.transport.write(b"%b\r\n%b" % (head, body))
+        cycle.message_event.set()
+        cycle.on_response()
+        return True

@@ -139,9 +139,10 @@ class Publisher:
         elif traceparent.endswith(SAMPLED) and not message.traceparent.endswith(SAMPLED):
             message.traceparent = traceparent
         for item in objects:  # the echo may come with what it read before the last change
-            present = message.objects.get(item.key)
+            key = item.key
+            present = message.objects.get(key)
             if present is None or present.rev <= item.rev:
-                message.objects[item.key] = item
+                message.objects[key] = item
         message.spans.extend(spans)
         if not self._scheduled:
             self._scheduled = True

@@ -12,8 +12,11 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from api.answers import Answer
+from api.edge import Call
 from api.protocol import Joining, Outbox, Protocol
+from planes.model.errors import TooLarge
 from tests.support.clock import until
+from tests.support.cloud import caller
 
 ID = bytes(16)
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -196,3 +199,60 @@ async def test_a_lost_connection_leaves_no_timer() -> None:
     assert not timer.cancelled()
     protocol.connection_lost(None)
     assert timer.cancelled()
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+async def test_a_body_whole_or_in_pieces(pieces: int) -> None:
+    heard: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        heard.append(await Call(scope, receive, {}, caller(), 10).body())
+        await Answer(b"{}", ID)(scope, receive, send)
+
+    protocol, wire = connected(lambda: Answer(b"", ID))
+    protocol.app = app
+    sent = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n0123456789"
+    size = -(-len(sent) // pieces)
+    for start in range(0, len(sent), size):
+        protocol.data_received(sent[start : start + size])
+        await asyncio.sleep(0.001)
+    await answered(wire, 1)
+    assert heard == [b"0123456789"]
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_a_body_that_is_too_large(pieces: int) -> None:
+    refused: list[TooLarge] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await Call(scope, receive, {}, caller(), 9).body()
+        except TooLarge as error:
+            refused.append(error)
+        await Answer(b"{}", ID, 413)(scope, receive, send)
+
+    protocol, wire = connected(lambda: Answer(b"", ID))
+    protocol.app = app
+    protocol.data_received(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n")
+    await asyncio.sleep(0.001 if pieces > 1 else 0)
+    for start in range(0, 10, -(-10 // pieces)):
+        protocol.data_received(b"0123456789"[start : start + -(-10 // pieces)])
+        await asyncio.sleep(0.001)
+    await answered(wire, 1)
+    assert len(refused) == 1
+
+
+async def test_who_asks_before_the_body_is_told_to_go_on() -> None:
+    heard: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        heard.append(await Call(scope, receive, {}, caller(), 10).body())
+        await Answer(b"{}", ID)(scope, receive, send)
+
+    protocol, wire = connected(lambda: Answer(b"", ID))
+    protocol.app = app
+    protocol.data_received(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert (await answered(wire, 1))[0].startswith(b"HTTP/1.1 100 ")
+    protocol.data_received(b"hi")
+    await answered(wire, 2)
+    assert heard == [b"hi"]
