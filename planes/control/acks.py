@@ -74,9 +74,8 @@ class Acks:
         await self._store.write([_write(host, item, heard) for item in taken])
         stored = self._now()
         self.counters["acks"] += len(taken)
+        self.lags.record(host, [heard - item.sent for item in taken if item.sent])
         for item in taken:
-            if item.sent:
-                self.lags.record(host, heard - item.sent)
             if not item.error:
                 await self._releases.let_go(item.id, host, item.rev)
         said = Stored(host, tuple(taken), heard, stored)
