@@ -141,13 +141,13 @@ class Straight:
         if usual or not cycle.keep_alive or cycle.access_log or cycle.scope["method"] == "HEAD":
             return False
         given = [*cycle.default_headers, *headers]
-        head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % pair for pair in given])
-        lines = len(given) + 1
+        head = STATUS_LINE[status] + b"\r\n".join(map(b": ".join, given)) + b"\r\n\r\n"
+        lines = len(given) + 2
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             return False  # whoever looks at each header says what is wrong with it
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
-        cycle.transport.write(b"%b\r\n%b" % (head, body))
+        cycle.transport.write(head + body)
         cycle.message_event.set()
         cycle.on_response()
         return True
