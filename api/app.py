@@ -217,6 +217,7 @@ async def serve(settings: Settings, cloud: Cloud, observer: Observer, meter: Met
         host=settings.api_host,
         port=settings.api_port,
         http=Protocol,
+        interface="asgi3",
         ws="none",
         lifespan="off",
         access_log=False,

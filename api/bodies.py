@@ -77,6 +77,7 @@ class _Decoder:
             fields.append((singular, request | UnsetType, UNSET))
             if bulk:
                 fields.append((plural, tuple[request, ...] | UnsetType, UNSET))  # type: ignore[valid-type]
+        self._names = [name for name, _, _ in fields]
         envelope = defstruct("Envelope", fields, forbid_unknown_fields=True, gc=False)
         # Neutron takes "true" and "80" where it wants a boolean or a number; so does a decoder that is not strict.
         self._decode = msgspec.json.Decoder(envelope, strict=False).decode
@@ -88,12 +89,7 @@ class _Decoder:
             raise self._reason(raw) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad("Malformed request body") from None
-        found = [
-            (name, value)
-            for keys in self._keys
-            for name in keys
-            if (value := getattr(envelope, name, UNSET)) is not UNSET
-        ]
+        found = [(name, value) for name in self._names if (value := getattr(envelope, name)) is not UNSET]
         if len(found) != 1:
             raise self._reason(raw)
         key, value = found[0]

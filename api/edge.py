@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, ControllerRouterHandler, HTTPScope, Method, Receive, Scope, Send
 
 from api import headers
-from api.answers import Answer, failure, problem
+from api.answers import Answer, failure, problem, straight
 from api.auth.identity import Anybody, Identity
 from api.metrics import Meter
 from observability.stages import Change, now_us, request_id
@@ -91,17 +91,24 @@ class Call:
 
     async def body(self) -> bytes:
         """All of it. Raises TooLarge, and Invalid when the client is gone before its end."""
+        way = straight(self.scope)
+        if way is not None and (whole := way.body()) is not None:
+            return self._bounded(whole, len(whole))
         parts, size, more = [], 0, True
         while more:
             message = await self._receive()
             if message["type"] != "http.request":
                 raise Invalid("The request ended before its body did.", "HTTPBadRequest")
-            parts.append(message["body"])
+            size += len(message["body"])
+            parts.append(self._bounded(message["body"], size))
             more = message["more_body"]
-            size += len(parts[-1])
-            if size > self._largest:
-                raise TooLarge(f"The body is larger than {self._largest} bytes.")
         return b"".join(parts)
+
+    def _bounded(self, part: bytes, size: int) -> bytes:
+        """The part, if all up to its end is so small that it is taken."""
+        if size > self._largest:
+            raise TooLarge(f"The body is larger than {self._largest} bytes.")
+        return part
 
 
 def method(scope: HTTPScope) -> str:
@@ -129,6 +136,8 @@ class Edge:
         self.meter = meter
         self.identity = identity
         self._waiting: Counter[str] = Counter()
+        #: what answers requests for a path without variable parts
+        self.straight: dict[str, ASGIApp] = {}
 
     def route(
         self, paths: Sequence[str], acts: Mapping[str, tuple[str, Act]], access: Access
@@ -136,23 +145,26 @@ class Edge:
         """These paths by method: what is done is called so, and done so. The first path names them in metrics.
 
         Collections stand straight on ASGI: what the framework does for its own handlers costs a tenth of a create. Its
-        ASGI routes have no variable parts, so single objects are routes of the usual kind.
+        ASGI routes have no variable parts, so single objects are routes of the usual kind. `straight` has the former,
+        for who need not ask the framework at all: it knows more spellings of a path.
         """
         name, allowed = paths[0].replace(":str}", "}"), ", ".join(sorted(acts))
 
-        async def reply(scope: HTTPScope, receive: Receive) -> Reply:
-            return await self.call(scope, receive, name, *acts[scope["method"]], access)
-
-        async def raw(scope: Scope, receive: Receive, send: Send) -> None:
-            http = cast(HTTPScope, scope)
-            known = http["method"] in acts
-            await (await reply(http, receive) if known else self._other(http, allowed))(scope, receive, send)
+        async def raw(scope: Any, receive: Receive, send: Send) -> None:
+            known = acts.get(scope["method"])
+            answer: Reply = (
+                self._other(scope, allowed)
+                if known is None
+                else (await self.call(scope, receive, name, *known, access))
+            )
+            await answer(scope, receive, send)
 
         async def usual(request: AnyRequest) -> ASGIApp:
-            return await reply(request.scope, request.receive)
+            return await self.call(request.scope, request.receive, name, *acts[request.scope["method"]], access)
 
         if any("{" in path for path in paths):
             return http_route(list(paths), http_method=cast("list[Method]", list(acts)), status_code=200)(usual)
+        self.straight.update(dict.fromkeys(paths, raw))
         return asgi(list(paths), copy_scope=False)(raw)
 
     def _other(self, scope: HTTPScope, allowed: str) -> Answer:

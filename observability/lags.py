@@ -1,10 +1,10 @@
 """Which hosts are slow to answer: of each the worst of the last one to two minutes, of all the distribution.
 
-Called for every ack, so it does no more than compare. Hosts are many; only the slowest are ever told.
+Called for every message of acks, so it does no more than compare. Hosts are many; only the slowest are ever told.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import nlargest
 from operator import itemgetter
 
@@ -26,12 +26,14 @@ class Lags:
         self._worst: dict[str, int] = {}
         self._before: dict[str, int] = {}
 
-    def record(self, host: str, us: int) -> None:
-        """One ack."""
-        self.all.record(us)
+    def record(self, host: str, all_us: Sequence[int]) -> None:
+        """One message of acks, of an object each."""
+        if not all_us:
+            return
+        self.all.record_all(all_us)
         if int(self._clock() // WINDOW) != self._window:
             self._turn()
-        if us > self._worst.get(host, -1):
+        if (us := max(all_us)) > self._worst.get(host, -1):
             self._worst[host] = us
 
     def _turn(self) -> None:

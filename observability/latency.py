@@ -1,13 +1,13 @@
 """How long each stage takes: histograms of every sample, since start, over the last minutes, and for a heat map.
 
-Called once per stage of a finished change, so recording costs less than a microsecond. Buckets are log-linear, 64 per
-power of two: a quantile is off by less than 1 %; count, sum and maximum are exact. Coarser scales (what is exported,
-the heat map) are made from these counts when somebody asks. No I/O.
+Called for every finished change, which is no more than put aside then, and counted with many others. Buckets are
+log-linear, 64 per power of two: a quantile is off by less than 1 %; count, sum and maximum are exact. Coarser scales
+(what is exported, the heat map) are made from these counts when somebody asks. No I/O.
 """
 
 import time
 from bisect import bisect_left
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,8 +24,8 @@ COLUMN = 10.0
 _COLUMNS_IN_SLOT = int(SLOT / COLUMN)
 #: the longest duration told apart: 2⁴⁰ µs, twelve days
 LONGEST = (1 << 40) - 1
-#: samples that wait to be counted
-FRESH = 1000
+#: finished changes that wait to be counted
+WAITING = 1000
 _FINE = 64
 _FINE_BITS = 7
 
@@ -96,8 +96,10 @@ class Counts:
 
     def record(self, us: int) -> None:
         """One sample; clocks have been known to jump."""
-        us = min(max(us, 0), LONGEST)
-        bucket = bucket_of(us)
+        if not 0 <= us <= LONGEST:
+            us = min(max(us, 0), LONGEST)
+        shift = us.bit_length() - _FINE_BITS
+        bucket = us if us < _FINE else shift * _FINE + (us >> shift)
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.count += 1
         self.sum += us
@@ -148,40 +150,34 @@ class Counts:
 class Histogram:
     """One kind of duration: all since start, a ring of slots for the last minutes, and columns of a heat map.
 
-    Samples wait in a list, to be counted many at once: when a column ends, when there are many, or when somebody looks.
+    Counting many samples at once is cheaper.
     """
 
-    __slots__ = ("_clock", "_column", "_columns", "_fresh", "_known", "_slots", "_total")
+    __slots__ = ("_clock", "_column", "_columns", "_known", "_slots", "_total")
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, column: int | None = None) -> None:
         self._clock = clock
         self._total = Counts()
         self._slots = [Counts() for _ in range(SLOTS)]
-        self._column = int(clock() // COLUMN)
-        self._fresh: list[int] = []
+        self._column = int(clock() // COLUMN) if column is None else column
         #: finished columns, and all that came before the present one
         self._columns: deque[tuple[int, list[int]]] = deque(maxlen=COLUMNS - 1)
         self._known = HEAT.spread(self._total)
 
     def record(self, us: int) -> None:
         """One sample, in µs."""
-        self.add(us, int(self._clock() // COLUMN))
+        self.record_all((us,), int(self._clock() // COLUMN))
 
-    def add(self, us: int, column: int) -> None:
-        """One sample of many that fall into the same column."""
-        if column != self._column or len(self._fresh) >= FRESH:
-            self._catch_up()
-        self._fresh.append(us)
+    def record_all(self, durations: Iterable[int], column: int) -> None:
+        """Samples of this column, which is the present one or the last."""
+        self._turn(column)
+        some = Counts()
+        some.record_all(durations)
+        self._total.merge(some)
+        self._slots[self._column // _COLUMNS_IN_SLOT % SLOTS].merge(some)
 
-    def _catch_up(self) -> None:
-        """Count what waits; begin a new column when it is time, and empty slots whose time has come again."""
-        fresh, self._fresh = self._fresh, []
-        if fresh:
-            some = Counts()
-            some.record_all(fresh)
-            self._total.merge(some)
-            self._slots[self._column // _COLUMNS_IN_SLOT % SLOTS].merge(some)
-        now = int(self._clock() // COLUMN)
+    def _turn(self, now: int) -> None:
+        """Begin a new column when it is time, and empty slots whose time has come again."""
         if now > self._column:
             self._columns.append((self._column, self._present()))
             self._known = HEAT.spread(self._total)
@@ -196,7 +192,6 @@ class Histogram:
     @property
     def total(self) -> Counts:
         """All since start."""
-        self._catch_up()
         return self._total
 
     def point_at(self, us: int, traceparent: str, at: float) -> None:
@@ -205,7 +200,7 @@ class Histogram:
 
     def recent(self) -> Counts:
         """The last four to five minutes."""
-        self._catch_up()
+        self._turn(int(self._clock() // COLUMN))
         merged = Counts()
         for slot in self._slots:
             merged.merge(slot)
@@ -213,12 +208,15 @@ class Histogram:
 
     def columns(self) -> dict[int, list[int]]:
         """Counts on the heat map's scale by number of the column, of the last ones that had any and the present one."""
-        self._catch_up()
+        self._turn(int(self._clock() // COLUMN))
         return {**dict(self._columns), self._column: self._present()}
 
 
 class Latency:
-    """Histograms by stage, and by kind and end of whole changes; at most `most` names, whatever they are asked for."""
+    """Histograms by stage, and by kind and end of whole changes; at most `most` names, whatever they are asked for.
+
+    Changes wait in a list, to be counted many at once: when a column ends, when there are many, or when somebody looks.
+    """
 
     def __init__(
         self,
@@ -231,27 +229,50 @@ class Latency:
         #: what to add to the clock for seconds since the epoch
         self._epoch = wall() - clock()
         self._most = most
-        self.stages: dict[str, Histogram] = {}
+        self._stages: dict[str, Histogram] = {}
+        #: finished changes to be counted, all of one column
+        self._waiting: list[Finished] = []
+        self._column = 0
         #: by what was asked for ("create port") and how it ended
         self.changes: dict[tuple[str, str], Counts] = {}
 
+    @property
+    def stages(self) -> dict[str, Histogram]:
+        """By name, with all that happened."""
+        self._count()
+        return self._stages
+
+    def _count(self) -> None:
+        """Count what waits."""
+        waiting, self._waiting = self._waiting, []
+        durations: defaultdict[str, list[int]] = defaultdict(list)
+        for change in waiting:
+            for stage in change.stages:
+                durations[stage.name].append(stage.duration)
+            durations["total"].append(change.total)
+        for name, some in durations.items():
+            self._histogram(name, self._column).record_all(some, self._column)
+
     def record(self, stage: str, us: int) -> None:
         """One sample of a stage, in µs."""
-        (self.stages.get(stage) or self._begun(stage)).record(us)
+        self._histogram(stage, int(self._clock() // COLUMN)).record(us)
 
-    def _begun(self, stage: str) -> Histogram:
-        """The histogram of a stage that is new; one name too many gets one that nobody keeps."""
-        histogram = Histogram(self._clock)
-        if len(self.stages) < self._most:
-            self.stages[stage] = histogram
+    def _histogram(self, stage: str, column: int) -> Histogram:
+        """A stage's, which begins with this column if it is new; one name too many gets one that nobody keeps."""
+        histogram = self._stages.get(stage)
+        if histogram is None:
+            histogram = Histogram(self._clock, column)
+            if len(self._stages) < self._most:
+                self._stages[stage] = histogram
         return histogram
 
     def finished(self, change: Finished, traced: bool) -> None:
         """All of a finished change. `traced`: its trace can be looked at."""
-        stages, column = self.stages, int(self._clock() // COLUMN)
-        for stage in change.stages:
-            (stages.get(stage.name) or self._begun(stage.name)).add(stage.duration, column)
-        (stages.get("total") or self._begun("total")).add(change.total, column)
+        column = int(self._clock() // COLUMN)
+        if column != self._column or len(self._waiting) >= WAITING:
+            self._count()
+            self._column = column
+        self._waiting.append(change)
         counts = self.changes.get((change.resource, change.status))
         if counts is None:
             if len(self.changes) >= self._most:
@@ -265,8 +286,7 @@ class Latency:
         traceparent, at = change.traceparent, self._wall()
         counts.point_at(change.total, traceparent, at)
         for name, us in (*((stage.name, stage.duration) for stage in change.stages), ("total", change.total)):
-            if name in self.stages:
-                self.stages[name].point_at(us, traceparent, at)
+            self._histogram(name, self._column).point_at(us, traceparent, at)
 
     def snapshot(self) -> dict[str, Any]:
         """`{"since_start": {stage: {count, p50_us, p90_us, p99_us, max_us}}, "last_minutes": {…}}`."""
@@ -280,7 +300,8 @@ class Latency:
 
         `counts` has one place more than `bounds_us`: for what took longer.
         """
-        found = self.stages[stage].columns() if stage in self.stages else {}
+        histogram = self.stages.get(stage)
+        found = histogram.columns() if histogram is not None else {}
         now = int(self._clock() // COLUMN)
         nothing = [0] * (len(HEAT.bounds) + 1)
         slots = [

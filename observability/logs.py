@@ -106,20 +106,33 @@ class ChangeLines:
             self._stream.flush()
 
     def _formatted(self, at: float, change: Finished) -> str:
-        ids = {"request_id": request_id(change.id), "trace_id": change.traceparent[3:35]}
-        return self._shaped(at, sentence(change), ids | {"project": change.project})
+        ids = {
+            "request_id": request_id(change.id),
+            "trace_id": change.traceparent[3:35],
+            "project": change.project,
+        }
+        return self._shaped(at, sentence(change), ids)
 
     def _shaped(self, at: float, message: str, ids: Mapping[str, str]) -> str:
         if self._json:
-            return _encode(_line(at, "info", CHANGES, message) | {k: v for k, v in ids.items() if v}).decode()
+            line = _line(at, "info", CHANGES, message)
+            for name, value in ids.items():
+                if value:
+                    line[name] = value
+            return _encode(line).decode()
         tail = f" ({ids['request_id']})" if ids else ""
         return f"{time.strftime('%H:%M:%S', time.localtime(at))} INFO    {CHANGES}: {message}{tail}"
 
 
 def sentence(change: Finished) -> str:
     """`create port 4f… ACTIVE in 4.1 ms on h1`, and why not."""
-    hosts = list(dict.fromkeys(stage.host for stage in change.stages if stage.host))
-    error = next((stage.error for stage in change.stages if stage.error), "")
+    named: dict[str, None] = {}
+    error = ""
+    for stage in change.stages:
+        if stage.host:
+            named[stage.host] = None
+        error = error or stage.error
+    hosts = list(named)
     which = f" {change.object}" if change.object else ""
     more = f" and {change.count - 1} more" if change.count > 1 else ""
     where = f" on {', '.join(hosts[:3])}" if hosts else ""

@@ -1,7 +1,7 @@
 """One change as it happens: the request's identity and the exact time each stage took, without any sampling.
 
 A `Change` is made when a request is accepted, marked as it passes through management and control, completed by the
-acks of hosts. It costs two clock reads per stage; spans are made from it afterwards, where somebody wants them.
+acks of hosts. A mark is a name and a time; stages and spans are made from them afterwards, where somebody wants them.
 """
 
 import os
@@ -59,47 +59,53 @@ class Change:
         "begun",
         "count",
         "id",
-        "last",
+        "marks",
         "object",
         "project",
         "resource",
         "sampled",
         "span_id",
-        "stages",
         "trace_id",
+        "traceparent",
     )
 
     def __init__(self, resource: str = "", trace_id: str = "", parent_sampled: bool = False) -> None:
-        self.begun = self.last = now_us()
-        bits = _random.randbytes(33)
+        self.begun = now_us()
+        bits = _random.getrandbits(33 * 8).to_bytes(33, "big")
         self.id = _uuid7(self.begun, bits)
         self.trace_id = trace_id or bits[10:26].hex()
         #: of the span that its publishing will be: what hosts do hangs there
         self.span_id = bits[26:].hex() + PUBLISH
         self.sampled = parent_sampled
+        self.traceparent = f"00-{self.trace_id}-{self.span_id}-{'01' if parent_sampled else '00'}"
         self.resource = resource
         self.project = self.object = ""
         self.count = 0
-        self.stages: list[Stage] = []
+        #: each stage's name and end
+        self.marks: list[tuple[str, int]] = []
 
     @property
-    def traceparent(self) -> str:
-        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+    def last(self) -> int:
+        """When the last stage ended."""
+        return self.marks[-1][1] if self.marks else self.begun
 
     def concerns(self, project: str, object_: str, count: int) -> None:
         """What it was about, now that it is known."""
         self.project, self.object, self.count = project, object_, count
 
     def mark(self, name: str) -> None:
-        """The time since the last mark was spent in stage `name`; a stage marked twice adds up."""
-        now = now_us()
-        for stage in self.stages:
-            if stage.name == name:
-                stage.duration += now - self.last
-                break
-        else:
-            self.stages.append(Stage(name, self.last, now - self.last))
-        self.last = now
+        """The time since the last mark was spent in stage `name`."""
+        self.marks.append((name, time.time_ns() // 1000))
+
+    def stages(self) -> dict[str, tuple[int, int]]:
+        """Start and duration of each stage; one that was marked twice adds up."""
+        found: dict[str, tuple[int, int]] = {}
+        start = self.begun
+        for name, end in self.marks:
+            first, before = found.get(name, (start, 0))
+            found[name] = first, before + end - start
+            start = end
+        return found
 
 
 class StageLike(Protocol):

@@ -112,7 +112,7 @@ class Observer:
         )  # fmt: skip
         if request.sampled or status >= 500 or took >= self._slow:
             self.exporter.put(answered.spans, 1)
-        elif request.stages and status < 400:
+        elif request.marks and status < 400:
             if self._late.pop(request.id, self) is None:
                 self.exporter.put(answered.spans, 1)
             else:

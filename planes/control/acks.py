@@ -23,7 +23,7 @@ from planes.control.release import Releases
 from planes.goalstate.messages import Applied, Event, ObjectKind, Stored
 from planes.goalstate.subjects import ANY
 from planes.model.enums import Status as Word
-from planes.model.ids import is_ours, place_of, text
+from planes.model.ids import common_text, is_ours, place_of, text
 from planes.model.resources import HostState, Port, PortState
 from planes.store.protocol import Store, Write
 from planes.store.schema import PORT_STATUS
@@ -74,9 +74,8 @@ class Acks:
         await self._store.write([_write(host, item, heard) for item in taken])
         stored = self._now()
         self.counters["acks"] += len(taken)
+        self.lags.record(host, [heard - item.sent for item in taken if item.sent])
         for item in taken:
-            if item.sent:
-                self.lags.record(host, heard - item.sent)
             if not item.error:
                 await self._releases.let_go(item.id, host, item.rev)
         said = Stored(host, tuple(taken), heard, stored)
@@ -121,7 +120,7 @@ class Acks:
             port.name,
             status,
             item.error,
-            text(port.network),
+            common_text(port.network),
             host,
             request_id(change) if change else "",
             took,

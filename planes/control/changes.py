@@ -127,25 +127,25 @@ class Changes:
         return opened.change, port
 
     def _answer(self, opened: _Open, host: str, item: Applied, heard: int, stored: int) -> None:
+        begun = item.received if item.sent else item.started or item.done
+        stages = [
+            ("program", begun, item.done, item.error),
+            ("ack", item.done, heard, ""),
+            ("active", heard, stored, ""),
+        ]
         if item.sent:
-            self._stage(opened, "receive", host, item.sent, item.received, "")
-            self._stage(opened, "program", host, item.received, item.done, item.error)
-        else:
-            self._stage(opened, "program", host, item.started or item.done, item.done, item.error)
-        self._stage(opened, "ack", host, item.done, heard, "")
-        self._stage(opened, "active", host, heard, stored, "")
+            stages.insert(0, ("receive", item.sent, item.received, ""))
+        for name, start, end, error in stages:
+            # Several ports of one change on one host are one stage: from the first start to the last end.
+            old = opened.hosts.get((name, host))
+            if old is not None:
+                start, end = min(start, old.start), max(end, old.start + old.duration)
+                error = error or old.error
+            opened.hosts[name, host] = Took(name, host, start, end - start if end > start else 0, error)
         opened.last = max(opened.last, stored)
         if not opened.waiting:
             self._open.pop(opened.change.id, None)
             self._finish(opened)
-
-    def _stage(self, opened: _Open, name: str, host: str, start: int, end: int, error: str) -> None:
-        """Several ports of one change on one host are one stage: from the first start to the last end."""
-        old = opened.hosts.get((name, host))
-        if old is not None:
-            start, end = min(start, old.start), max(end, old.start + old.duration)
-            error = error or old.error
-        opened.hosts[name, host] = Took(name, host, start, max(0, end - start), error)
 
     def _finish(self, opened: _Open) -> None:
         record = self._record(opened)
@@ -153,15 +153,16 @@ class Changes:
         if len(self._done) > KEPT:
             self._done.popitem(last=False)
         if len(self._backlog) < BACKLOG:
+            if not self._backlog:
+                self._wake.set()
             self._backlog.append(record)
-            self._wake.set()
         else:
             self.counters["changes_dropped"] += 1
         self._finished(record)
 
     def _record(self, opened: _Open) -> Record:
         change = opened.change
-        own = [Took(each.name, each.host, each.start, each.duration, each.error) for each in change.stages]
+        own = [Took(name, "", start, took) for name, (start, took) in change.stages().items()]
         stages = own + sorted(opened.hosts.values(), key=_start)
         failed = [stage for stage in stages if stage.error]
         status = "ERROR" if failed else ("BUILD" if opened.waiting else "ACTIVE")

@@ -65,12 +65,12 @@ def port(row: Port) -> goal.Port:
         row.goal_rev,
         row.network,
         row.mac,
-        tuple(ip for _, ip in row.fixed),
+        tuple([ip for _, ip in row.fixed]),
         row.identity,
         row.groups,
         row.admin_up,
         row.security,
-        tuple(_pair(*pair) for pair in row.pairs),
+        tuple([_pair(*pair) for pair in row.pairs]) if row.pairs else (),
         row.change,
     )
 

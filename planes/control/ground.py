@@ -5,7 +5,7 @@ that no counter ever rises without a message that carries the stretch (rule S7) 
 committed (rule S3).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from planes.control import goals
@@ -28,8 +28,8 @@ class Ground:
         self.partitions = partitions
         self.publisher = publisher
 
-    async def network_view(self, number: int, *, fresh: bool = False) -> View:
-        return await self.partitions.view(NETWORKS, (number,), fresh=fresh)
+    def network_view(self, number: int, *, fresh: bool = False) -> Coroutine[Any, Any, View]:
+        return self.partitions.view(NETWORKS, (number,), fresh=fresh)
 
     def known_network(self, number: int) -> View | None:
         """Its view, if this instance has one at hand."""
@@ -40,8 +40,8 @@ class Ground:
         row: Network | None = (await self.network_view(number)).get(Kind.NETWORK)
         return row
 
-    async def bucket_view(self, number: int, bucket: int, *, fresh: bool = False) -> View:
-        return await self.partitions.view(PORTS, (number, bucket), fresh=fresh)
+    def bucket_view(self, number: int, bucket: int, *, fresh: bool = False) -> Coroutine[Any, Any, View]:
+        return self.partitions.view(PORTS, (number, bucket), fresh=fresh)
 
     async def port(self, id_: bytes, *, fresh: bool = False) -> Port | None:
         """The port's row, or None."""

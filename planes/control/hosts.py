@@ -156,7 +156,8 @@ class Hosts:
 
     def answers(self, name: str) -> bool:
         """Alive, and no beat is missing."""
-        return self.alive(name) and not self.silence(name)
+        pulse = self._pulses.get(name)
+        return pulse is not None and self._monotonic() - pulse.heard <= LATE * self._dead_after
 
     def silence(self, name: str) -> float:
         """Seconds for which an agent has missed its beats; 0 while it has not, or was never heard."""

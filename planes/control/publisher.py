@@ -52,6 +52,8 @@ class Publisher:
         self._epoch_of = epoch_of
         self._pending: dict[str, _Message] = {}
         self._scheduled = False
+        #: when what is said to hosts in this turn is said again
+        self._due = 0.0
         #: what is awaited, the life of the host that it was said to, and the context that it bears
         self._awaited: dict[Awaited, tuple[Object, int, str]] = {}
         self._repeats: tuple[deque[tuple[float, Awaited, int]], ...] = tuple(deque() for _ in REPEATS)
@@ -76,13 +78,12 @@ class Publisher:
             context = ""
             if self.joined is not None:
                 self.joined(traceparent, host, carrier)
-        due = asyncio.get_running_loop().time() + REPEATS[0]
         for item in objects:
             awaited = (host, item.key)
             known = self._awaited.get(awaited)
             if len(self._awaited) < AWAITED and (known is None or known[0].rev <= item.rev):
                 self._awaited[awaited] = item, epoch, context
-                self._repeats[0].append((due, awaited, item.rev))
+                self._repeats[0].append((self._due, awaited, item.rev))
 
     def network(self, network: bytes, objects: Sequence[Object], spans: Sequence[Span], traceparent: str = "") -> None:
         """Objects of a network, and the stretch of its partitions that they complete."""
@@ -138,13 +139,16 @@ class Publisher:
         elif traceparent.endswith(SAMPLED) and not message.traceparent.endswith(SAMPLED):
             message.traceparent = traceparent
         for item in objects:  # the echo may come with what it read before the last change
-            present = message.objects.get(item.key)
+            key = item.key
+            present = message.objects.get(key)
             if present is None or present.rev <= item.rev:
-                message.objects[item.key] = item
+                message.objects[key] = item
         message.spans.extend(spans)
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self.flush)
+            self._due = loop.time() + REPEATS[0]
         return message.traceparent
 
     def flush(self) -> None:

@@ -17,7 +17,7 @@ from planes.model.errors import Conflict, Unavailable, not_found
 from planes.model.ids import Id, text
 from planes.model.resources import Network, NetworkState, Subnet
 from planes.store.partitions import Apply, Before, Done
-from planes.store.views import Draft, View
+from planes.store.views import Draft
 
 T = TypeVar("T")
 #: how often one commit is tried anew because its network has changed meanwhile
@@ -29,6 +29,8 @@ class Commits:
 
     def __init__(self, context: Context) -> None:
         self._c = context
+        #: a network's partition by its number, as this instance knows it now
+        self._known = context.ground.known_network
 
     async def waiting(
         self,
@@ -43,8 +45,7 @@ class Commits:
 
         `renumber` asks anew for the numbers of the groups of the ports that are to be committed.
         """
-        loop = asyncio.get_running_loop()
-        deadline, looks = loop.time() + self._c.config.release_wait, 0
+        deadline, looks = 0.0, 0
         while looks < LOOKS:
             try:
                 return await self._c.ground.change_bucket(
@@ -57,7 +58,9 @@ class Commits:
                     weight=weight,
                 )
             except addressing.Releasing as busy:
-                if loop.time() >= deadline:
+                now = asyncio.get_running_loop().time()
+                deadline = deadline or now + self._c.config.release_wait
+                if now >= deadline:
                     raise Conflict(
                         f"Unable to complete operation for network {text(network.id)}. The IP address {busy} is in "
                         "use: the host of its former port has not let go of it yet.",
@@ -91,7 +94,7 @@ class Commits:
         """The network and subnet must still be there, as this instance knows them now (rule D3)."""
         if draft.static("sealed"):
             raise not_found("network", text(network.id))
-        view = self._known(network)
+        view = self._known(network.number)
         if view is None:
             fence.keep_up(draft, view)
             return
@@ -105,7 +108,4 @@ class Commits:
 
     def numbered(self, network: Network, where: int, groups: tuple[Id, ...], number: int) -> None:
         """The groups' number must still be theirs, as this instance knows the network now; after `parent`."""
-        port_plans.numbered(self._known(network), where, groups, number)
-
-    def _known(self, network: Network) -> View | None:
-        return self._c.ground.known_network(network.number)
+        port_plans.numbered(self._known(network.number), where, groups, number)

@@ -22,7 +22,8 @@ def bucket(address: bytes) -> int:
 def ip_text(address: bytes) -> str:
     """`10.0.0.1` for 4 bytes (RFC 5952 text for 16)."""
     if len(address) == 4:
-        return f"{address[0]}.{address[1]}.{address[2]}.{address[3]}"
+        a, b, c, d = address
+        return f"{a}.{b}.{c}.{d}"
     return str(ipaddress.ip_address(address))
 
 

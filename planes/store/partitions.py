@@ -189,7 +189,7 @@ class Partitions:
             await prepare()
         return await self._submit(table, partition, apply, prepare, before, weight)
 
-    async def _submit(
+    def _submit(
         self,
         table: Table,
         partition: Values,
@@ -197,8 +197,8 @@ class Partitions:
         prepare: Prepare | None,
         before: Before | None,
         weight: int,
-    ) -> Done[T]:
-        """Queue an operation and wait for it; who gives up waiting does not undo it."""
+    ) -> "asyncio.Future[Done[T]]":
+        """Queue an operation; who gives up waiting for it does not undo it."""
         desk = self._desk(table, partition)
         if len(desk.queue) >= QUEUE:
             raise Busy("Too many changes wait for the same partition.")
@@ -206,7 +206,7 @@ class Partitions:
         desk.queue.append(_Waiting(apply, prepare, before, weight, future))
         if desk.worker is None:
             desk.worker = asyncio.create_task(self._work(desk, table, partition), name=f"{table.name}{partition}")
-        return await future
+        return future
 
     async def idle(self) -> None:
         """Return when nothing is under way."""

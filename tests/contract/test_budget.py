@@ -32,7 +32,7 @@ BULK = 96
 #: of a port with a host, a device and one group: calls of the store, and requests to Cassandra where they are more
 BUDGET: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "create": ({WRITE: 1, CONDITIONAL: 1, READ: 1}, {}),
-    "bulk": ({WRITE: 1, CONDITIONAL: 1, READ: 1}, {WRITE: 5}),
+    "bulk": ({WRITE: 1, CONDITIONAL: 1, READ: 1}, {WRITE: 3}),
     "get": ({READ: 2}, {}),
     "ack": ({WRITE: 1}, {}),
     "acks of a bulk": ({WRITE: 1}, {}),

@@ -2,6 +2,8 @@
 
 import random
 
+from msgspec import Struct
+
 from observability.latency import (
     COLUMN,
     COLUMNS,
@@ -9,11 +11,13 @@ from observability.latency import (
     LONGEST,
     SLOT,
     SLOTS,
+    WAITING,
     Histogram,
     Latency,
     bucket_of,
     middle_of,
 )
+from observability.stages import Stage
 
 
 def test_a_bucket_is_narrower_than_two_percent() -> None:
@@ -109,3 +113,40 @@ def test_the_heat_map_is_bounded() -> None:
         now += COLUMN
     assert len(histogram._columns) < COLUMNS
     assert sum(map(sum, histogram.columns().values())) == COLUMNS - 1  # the present one is empty
+
+
+class Change(Struct, frozen=True):
+    """A finished change, as far as it is counted."""
+
+    stages: tuple[Stage, ...]
+    total: int = 50
+    id: bytes = b""
+    resource: str = "create port"
+    status: str = "ACTIVE"
+    traceparent: str = ""
+    project: str = ""
+    object: str = ""
+    count: int = 1
+
+
+def test_a_change_counts_when_it_ended_whenever_it_is_counted() -> None:
+    now = 0.0
+    latency = Latency(lambda: now, wall=lambda: 0.0)
+    latency.finished(Change((Stage("write", 0, 7),)), False)
+    now = COLUMN
+    latency.finished(Change((Stage("write", 0, 9), Stage("publish", 0, 1))), False)
+    latency.finished(Change((Stage("write", 0, 9),)), False)
+    now = 2 * COLUMN
+    for stage, counts in (("write", [1, 2, 0]), ("publish", [0, 1, 0]), ("total", [1, 2, 0])):
+        slots = latency.history(stage)["slots"]
+        assert [sum(slot["counts"]) for slot in slots[-3:]] == counts
+    assert {name: each.total.count for name, each in latency.stages.items()} == {"write": 3, "publish": 1, "total": 3}
+    assert latency.snapshot()["last_minutes"]["write"]["count"] == 3
+
+
+def test_no_more_changes_wait_than_may() -> None:
+    latency = Latency(lambda: 0.0)
+    for _ in range(2 * WAITING + 1):
+        latency.finished(Change((Stage("write", 0, 7),)), False)
+    assert latency._stages["write"].total.count == 2 * WAITING
+    assert latency.stages["write"].total.count == 2 * WAITING + 1

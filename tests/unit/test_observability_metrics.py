@@ -179,17 +179,17 @@ def test_the_slowest_hosts_are_told_and_forgotten() -> None:
     now = 0.0
     lags = Lags(lambda: now)
     for number in range(100):
-        lags.record(f"h{number}", number * 1000)
-        lags.record(f"h{number}", 5)
+        lags.record(f"h{number}", [number * 1000])
+        lags.record(f"h{number}", [5])
     assert list(lags.slowest()) == [f"h{number}" for number in range(99, 99 - SLOWEST, -1)]
     assert lags.slowest()["h99"] == 99_000
     now = WINDOW
-    lags.record("h99", 7)
-    lags.record("h1", 1_000_000)
+    lags.record("h99", [7])
+    lags.record("h1", [1_000_000])
     assert list(lags.slowest().items())[:2] == [("h1", 1_000_000), ("h99", 99_000)]
     now = 2 * WINDOW
     assert lags.slowest() == {"h1": 1_000_000, "h99": 7}
-    lags.record("h1", 1)
+    lags.record("h1", [1])
     now = 5 * WINDOW
     assert lags.slowest() == {}
     assert lags.all.count == 203
@@ -236,7 +236,7 @@ def populate(plane: ControlPlane, hosts: int) -> None:
         plane.hosts._rows[name] = HostRow(name, 1, 1, "m", bytes(4), "", state, Host(number, 0))
         beat = Beat(True, 0, 10, {"ports_build": 2, "ports_error": 1})
         plane.hosts._pulses[name] = Pulse(now - (100 if number % 5 == 1 else 0), 0, beat, 1)
-        plane.acks.lags.record(name, number)
+        plane.acks.lags.record(name, [number])
 
 
 async def test_ten_thousand_hosts_are_as_many_lines_as_thirty(tmp_path: Path) -> None:

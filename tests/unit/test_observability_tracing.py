@@ -100,7 +100,7 @@ def test_what_is_exported(
     latency = Latency()
     observer = Observer(latency, exporter(collector.address, "alcor-api"), "sqlite", lambda host: agent)
     request = begin("create port", PARENT[:-1] + str(int(sampled)), 0.0)
-    request.stages = [Stage("accept", 0, 1)]
+    request.mark("accept")
     steps: list[Callable[[], None]] = [
         lambda: observer.answered(request, "POST", "/v2.0/ports", "/v2.0/ports", status, 200)
     ]
@@ -192,7 +192,7 @@ def test_what_is_remembered_of_open_requests_is_bounded() -> None:
         observer = Observer(Latency(), exporter(collector.address, "alcor-api"))
         for _ in range(OPEN + 10):
             request = begin("create port", "", 0.0)
-            request.stages = [Stage("accept", 0, 1)]
+            request.mark("accept")
             observer.answered(request, "POST", "/", "/", 201, 1)
             observer.joined(request.traceparent, "h1", "")
         assert (len(observer._late), len(observer._joined)) == (OPEN, OPEN)
