@@ -208,7 +208,8 @@ class Ports:
             number = number_of(parse(network, "network_id"))
             for value in addresses:
                 ip = parse_ip(value, "fixed_ips")
-                row = (await reads.addresses(self._c.store, (number, bucket(ip)), [ip])).get(ip)
+                view = await reads.bucket(self._c.plane.partitions, (number, bucket(ip)))
+                row: Address | None = view.get(Kind.IP, ip)
                 if row is not None and row.state == AddressState.USED:
                     ids.add(row.port)
         return sorted(ids)

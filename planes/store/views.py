@@ -4,23 +4,24 @@ Made by `partitions`, used by operations and by whoever looks at a partition wit
 store.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from planes.model.enums import Kind
-from planes.model.resources import Body, MacRow, Port
-from planes.store.protocol import Partition, Value
-from planes.store.rows import decode, own_mac
+from planes.model.resources import Address, AddressState, Body, MacRow, Port
+from planes.store.protocol import Batch, Partition, Value, Values
+from planes.store.rows import decode, own_addresses, own_mac, to_row
 from planes.store.schema import Table
 
 Edits = Mapping[tuple[int, bytes], Body | None]
-_MAC, _PORT = int(Kind.MAC), int(Kind.PORT)
+_IP, _MAC, _PORT = int(Kind.IP), int(Kind.MAC), int(Kind.PORT)
 
 
 class View:
     """The committed state of one partition, decoded. Replaced row by row as batches commit; never edited by others.
 
-    A port's row claims its MAC too: that row is here and is not stored.
+    A port's row tells of its MAC and its addresses too: those rows are here and need not be stored. What is stored
+    counts, whatever the port's row tells.
     """
 
     def __init__(self, table: Table, read: Partition) -> None:
@@ -32,9 +33,34 @@ class View:
         for row in read.rows:
             kind, key, _, body = cast(tuple[int, bytes, int, bytes], row)
             self.kinds.setdefault(kind, {})[key] = decode(kind, body)
-        for port in self.kinds.get(Kind.PORT, {}).values():
+        #: addresses that have a row of their own
+        self.stored: set[bytes] = set(self.kinds.get(_IP, ()))
+        self._tell(self.kinds.get(_PORT, {}).values())
+
+    def _tell(self, ports: Iterable[Port]) -> None:
+        """What these ports' rows tell of besides, where nothing says otherwise."""
+        for port in ports:
             if mac := own_mac(port):
-                self.kinds.setdefault(Kind.MAC, {}).setdefault(mac, MacRow(port.id))
+                self.kinds.setdefault(_MAC, {}).setdefault(mac, MacRow(port.id))
+            for ip, address in own_addresses(port):
+                self.kinds.setdefault(_IP, {}).setdefault(ip, address)
+
+    def merge(self, edits: Edits, batch: Batch) -> None:
+        """Become what the batch that these edits made has left in the store."""
+        for (kind, key), body in edits.items():
+            rows = self.kinds.setdefault(kind, {})
+            if body is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = body
+        self.statics.update(batch.statics)
+        dropped = {key for kind, key in batch.drops if kind == _IP}
+        self.stored.difference_update(dropped)
+        self.stored.update(row[1] for row in batch.puts if row[0] == _IP)  # type: ignore[misc]
+        if dropped:  # any port may tell of one that has no row any more
+            self._tell(self.all(_PORT).values())
+        else:
+            self._tell(body for (kind, _), body in edits.items() if kind == _PORT and isinstance(body, Port))
 
     @property
     def top(self) -> int:
@@ -98,14 +124,46 @@ class Draft:
         self.edits[int(kind), key] = None
 
 
-def to_store(view: View, edits: Edits) -> Iterator[tuple[int, bytes, Body]]:
-    """What of the edits of a view becomes rows: all but a MAC that its port's own row claims."""
+def to_store(view: View, edits: Edits, revs: Mapping[tuple[int, bytes], int]) -> list[Values]:
+    """The rows that edits of a view, each of a revision, put: all but what their port's own row tells; and addresses
+    that had no row and that an edited port's row does not tell any more as they are."""
+    rows: dict[tuple[int, bytes], Values] = {}
     for (kind, key), body in edits.items():
-        if body is None:
-            continue
-        if kind == _MAC and isinstance(body, MacRow):
-            owner = (_PORT, body.port)
-            port: Port | None = edits[owner] if owner in edits else view.get(*owner)  # type: ignore[assignment]
-            if port is not None and port.mac == key:
-                continue
-        yield kind, key, body
+        if kind == _PORT:
+            for ip, address in _left_alone(view, edits, key, cast(Port | None, body)):
+                rows[_IP, ip] = to_row(_IP, ip, address.rev, address)
+        if body is not None and not _told(view, edits, kind, key, body):
+            rows[kind, key] = to_row(kind, key, revs[kind, key], body)
+    return list(rows.values())
+
+
+def _told(view: View, edits: Edits, kind: int, key: bytes, body: Body) -> bool:
+    """Whether an edited row is what its port's own row will tell, so that it need not be stored."""
+    if kind == _MAC and isinstance(body, MacRow):
+        port = _owner(view, edits, body.port)
+        return port is not None and port.mac == key
+    if kind == _IP and isinstance(body, Address) and body.state == AddressState.USED and key not in view.stored:
+        present: Address | None = view.get(_IP, key)
+        port = _owner(view, edits, body.port)
+        # What another port's row tells of it could count instead.
+        return port is not None and (present is None or present.port == port.id) and (key, body) in own_addresses(port)
+    return False
+
+
+def _owner(view: View, edits: Edits, id_: bytes) -> Port | None:
+    where = (_PORT, id_)
+    port: Port | None = edits[where] if where in edits else view.get(*where)  # type: ignore[assignment]
+    return port
+
+
+def _left_alone(view: View, edits: Edits, id_: bytes, new: Port | None) -> list[tuple[bytes, Address]]:
+    """Addresses without a row, and not edited, that an edited port's row told of or will tell of otherwise: no
+    address may ever change by that alone, for hosts know it by its revision."""
+    old: Port | None = view.get(_PORT, id_)
+    fixed = [*(old.fixed if old else ()), *(new.fixed if new else ())]
+    ips = [ip for _, ip in fixed if (_IP, ip) not in edits and ip not in view.stored]
+    if not ips:
+        return []
+    told = dict(own_addresses(new)) if new else {}
+    found = {ip: view.get(_IP, ip) for ip in ips}
+    return [(ip, address) for ip, address in found.items() if address is not None and address != told.get(ip)]
