@@ -84,3 +84,16 @@ def own_addresses(port: Port) -> list[tuple[bytes, Address]]:
         for subnet, ip in port.fixed
         if bucket(ip) == home
     ]
+
+
+def tells(port: Port, ip: bytes, address: Address) -> bool:
+    """Whether that is what `own_addresses` has of an address of the port's home bucket."""
+    return (
+        address.rev == address.since == port.goal_rev
+        and address.state == AddressState.USED
+        and address.host == (port.leaving or port.host)
+        and address.mac == port.mac
+        and address.identity == port.identity
+        and port.state == PortState.LIVE
+        and (address.subnet, ip) in port.fixed
+    )

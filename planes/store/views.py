@@ -10,11 +10,12 @@ from typing import Any, cast
 from planes.model.enums import Kind
 from planes.model.resources import Address, AddressState, Body, MacRow, Port
 from planes.store.protocol import Batch, Partition, Value, Values
-from planes.store.rows import decode, own_addresses, own_mac, to_row
+from planes.store.rows import decode, own_addresses, own_mac, tells, to_row
 from planes.store.schema import Table
 
 Edits = Mapping[tuple[int, bytes], Body | None]
 _IP, _MAC, _PORT = int(Kind.IP), int(Kind.MAC), int(Kind.PORT)
+_TOLD = (_IP, _MAC)
 
 
 class View:
@@ -57,10 +58,11 @@ class View:
         dropped = {key for kind, key in batch.drops if kind == _IP}
         self.stored.difference_update(dropped)
         self.stored.update(row[1] for row in batch.puts if row[0] == _IP)  # type: ignore[misc]
-        if dropped:  # any port may tell of one that has no row any more
-            self._tell(self.all(_PORT).values())
-        else:
-            self._tell(body for (kind, _), body in edits.items() if kind == _PORT and isinstance(body, Port))
+        # Any port may tell of an address that has no row any more.
+        addresses, macs = self.kinds.get(_IP, {}), self.kinds.get(_MAC, {})
+        for port in self.all(_PORT).values() if dropped else edits.values():
+            if isinstance(port, Port) and not (port.mac in macs and addresses.keys() >= {ip for _, ip in port.fixed}):
+                self._tell((port,))
 
     @property
     def top(self) -> int:
@@ -128,42 +130,40 @@ def to_store(view: View, edits: Edits, revs: Mapping[tuple[int, bytes], int]) ->
     """The rows that edits of a view, each of a revision, put: all but what their port's own row tells; and addresses
     that had no row and that an edited port's row does not tell any more as they are."""
     rows: dict[tuple[int, bytes], Values] = {}
-    for (kind, key), body in edits.items():
+    for where, body in edits.items():
+        kind, key = where
         if kind == _PORT:
             for ip, address in _left_alone(view, edits, key, cast(Port | None, body)):
                 rows[_IP, ip] = to_row(_IP, ip, address.rev, address)
-        if body is not None and not _told(view, edits, kind, key, body):
-            rows[kind, key] = to_row(kind, key, revs[kind, key], body)
+        if body is not None and not (kind in _TOLD and _told(view, edits, key, body)):
+            rows[where] = to_row(kind, key, revs[where], body)
     return list(rows.values())
 
 
-def _told(view: View, edits: Edits, kind: int, key: bytes, body: Body) -> bool:
-    """Whether an edited row is what its port's own row will tell, so that it need not be stored."""
-    if kind == _MAC and isinstance(body, MacRow):
-        port = _owner(view, edits, body.port)
-        return port is not None and port.mac == key
-    if kind == _IP and isinstance(body, Address) and body.state == AddressState.USED and key not in view.stored:
-        present: Address | None = view.get(_IP, key)
-        port = _owner(view, edits, body.port)
-        # What another port's row tells of it could count instead.
-        return port is not None and (present is None or present.port == port.id) and (key, body) in own_addresses(port)
-    return False
+def _told(view: View, edits: Edits, key: bytes, body: Any) -> bool:
+    """Whether an edited address or MAC is what its port's own row will tell, so that it need not be stored."""
+    if key in view.stored or (isinstance(body, Address) and body.state != AddressState.USED):
+        return False  # a row that is there would count
+    owner = (_PORT, body.port)
+    port = cast(Port | None, edits[owner] if owner in edits else view.get(*owner))
+    if port is None:
+        return False
+    if isinstance(body, MacRow):
+        return port.mac == key
+    present: Address | None = view.get(_IP, key)
+    # What another port's row tells could count.
+    return tells(port, key, body) and (present is None or present.port == port.id)
 
 
-def _owner(view: View, edits: Edits, id_: bytes) -> Port | None:
-    where = (_PORT, id_)
-    port: Port | None = edits[where] if where in edits else view.get(*where)  # type: ignore[assignment]
-    return port
-
-
-def _left_alone(view: View, edits: Edits, id_: bytes, new: Port | None) -> list[tuple[bytes, Address]]:
+def _left_alone(view: View, edits: Edits, id_: bytes, new: Port | None) -> Iterable[tuple[bytes, Address]]:
     """Addresses without a row, and not edited, that an edited port's row told of or will tell of otherwise: no
     address may ever change by that alone, for hosts know it by its revision."""
     old: Port | None = view.get(_PORT, id_)
-    fixed = [*(old.fixed if old else ()), *(new.fixed if new else ())]
-    ips = [ip for _, ip in fixed if (_IP, ip) not in edits and ip not in view.stored]
-    if not ips:
-        return []
-    told = dict(own_addresses(new)) if new else {}
-    found = {ip: view.get(_IP, ip) for ip in ips}
-    return [(ip, address) for ip, address in found.items() if address is not None and address != told.get(ip)]
+    fixed = old.fixed if old is not None else ()
+    if new is not None and new.fixed != fixed:
+        fixed += new.fixed
+    for _, ip in fixed:
+        if (_IP, ip) not in edits and ip not in view.stored:
+            address: Address | None = view.get(_IP, ip)
+            if address is not None and not (new is not None and address.port == id_ and tells(new, ip, address)):
+                yield ip, address
