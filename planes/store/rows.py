@@ -90,6 +90,7 @@ def tells(port: Port, ip: bytes, address: Address) -> bool:
     """Whether that is what `own_addresses` has of an address of the port's home bucket."""
     return (
         address.rev == address.since == port.goal_rev
+        and address.port == port.id
         and address.state == AddressState.USED
         and address.host == (port.leaving or port.host)
         and address.mac == port.mac

@@ -165,5 +165,5 @@ def _left_alone(view: View, edits: Edits, id_: bytes, new: Port | None) -> Itera
     for _, ip in fixed:
         if (_IP, ip) not in edits and ip not in view.stored:
             address: Address | None = view.get(_IP, ip)
-            if address is not None and not (new is not None and address.port == id_ and tells(new, ip, address)):
+            if address is not None and not (new is not None and tells(new, ip, address)):
                 yield ip, address
