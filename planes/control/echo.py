@@ -242,19 +242,16 @@ class Echo:
     async def _neighbours(self, ports: Sequence[Port]) -> None:
         """Tell their networks where these ports are."""
         wanted: dict[tuple[bytes, int, int], list[bytes]] = {}
+        homes: dict[tuple[int, int], list[Port]] = {}
         for port in ports:
+            homes.setdefault(place_of(port.id), []).append(port)
             for _, ip in port.fixed:
                 wanted.setdefault((port.network, number_of(port.id), bucket(ip)), []).append(ip)
-        for (network, number, where), ips in wanted.items():
-            self._ground.publisher.network(
-                network,
-                [
-                    goals.neighbour(network, ip, row)
-                    for ip, row in (await reads.current_addresses(self._partitions, (number, where), ips)).items()
-                    if row.state != AddressState.CLAIMED
-                ],
-                (),
-            )
+        for (network, *place), ips in wanted.items():
+            where = (place[0], place[1])
+            rows = await reads.current_addresses(self._partitions, where, ips, homes.get(where, ()))
+            told = [goals.neighbour(network, ip, row) for ip, row in rows.items() if row.state != AddressState.CLAIMED]
+            self._ground.publisher.network(network, told, ())
         for network, host in {(port.network, port.host) for port in ports if port.host}:
             if (peer := self._hosts.peer(network, host)) is not None:
                 self._ground.publisher.network(network, (peer,), ())

@@ -187,7 +187,7 @@ class Findings:
         for _, ip in port.fixed:
             address = view.get(Kind.IP, ip)
             if bucket(ip) != where[1]:
-                address = (await reads.addresses(self._store, (number_of(port.id), bucket(ip)), [ip])).get(ip)
+                address = (await reads.stored_addresses(self._store, (number_of(port.id), bucket(ip)), [ip])).get(ip)
             if address is None or address.port != port.id or address.state == AddressState.FREE:
                 says = f"port {text(port.id)} does not hold its address {ip.hex()}; delete it or give it another"
                 found.append(Finding("lost", PORTS.name, where, (port.id, ip), says))

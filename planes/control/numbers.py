@@ -104,7 +104,7 @@ class Numbers:
         used: set[int] = set()
         rows: Rows = dict(view.all(Kind.IDENTITY))
         for bucket in _buckets(view):
-            for kind in (Kind.PORT, Kind.IP):
+            for kind in (Kind.PORT, Kind.IP):  # an address without a row has its port's number
                 read = await self._store.read(PORTS, (network.number, bucket), prefix=(int(kind),))
                 used |= _numbers(kind, (decode(kind, row[3]) for row in read.rows))
             await pause()

@@ -1,4 +1,5 @@
-"""Reading many ports at once: their rows and what their hosts said of them, few reads however many there are.
+"""Reading many ports at once: their rows, their addresses, and what their hosts said of them, few reads however many
+there are.
 
 Called by management (lists, views), snapshots, sync and the echo.
 """
@@ -14,8 +15,9 @@ from planes.model.ids import Id, place_of
 from planes.model.resources import Address, Body, Port
 from planes.store.partitions import Partitions
 from planes.store.protocol import Store, Values
-from planes.store.rows import decode
+from planes.store.rows import decode, own_addresses
 from planes.store.schema import BY_HOST, PORT_STATUS, PORTS, Table
+from planes.store.views import View
 
 #: rows of one bucket in one read
 TOGETHER = 200
@@ -62,12 +64,25 @@ async def current_ports(partitions: Partitions, ids: Iterable[bytes]) -> dict[by
     return found | await ports(partitions.store, left) if left else found
 
 
+async def bucket(partitions: Partitions, partition: tuple[int, int]) -> View:
+    """A bucket as the store has it now: all of it, because an address may be told of by any port's row. Only what is
+    not remembered, or not so any more, is read; who goes on awaiting takes what it needs of the view first."""
+    return await partitions.current(PORTS, partition) or await partitions.view(PORTS, partition, fresh=True)
+
+
 async def current_addresses(
-    partitions: Partitions, partition: tuple[int, int], ips: Sequence[bytes]
+    partitions: Partitions, partition: tuple[int, int], ips: Sequence[bytes], ports: Iterable[Port]
 ) -> dict[bytes, Address]:
-    """As `addresses`, where from as `current_ports`."""
+    """Those of these addresses of one bucket that exist, where from as `current_ports`. `ports`: those that live there
+    and whose addresses these are, just read.
+
+    An address without a row was what its port's row told when that was read: rows of addresses do not go again.
+    """
     found, left = await _remembered(partitions, Kind.IP, {partition: ips})
-    return found | await addresses(partitions.store, partition, left) if left else found
+    if not left:
+        return found
+    told = {ip: address for port in ports for ip, address in own_addresses(port) if ip in left}
+    return told | await stored_addresses(partitions.store, partition, left)
 
 
 async def _remembered(
@@ -100,8 +115,9 @@ async def _some(
     return rows
 
 
-async def addresses(store: Store, partition: tuple[int, int], ips: Sequence[bytes]) -> dict[bytes, Address]:
-    """Those address rows of one bucket that exist, read from the store itself."""
+async def stored_addresses(store: Store, partition: tuple[int, int], ips: Sequence[bytes]) -> dict[bytes, Address]:
+    """Those of these addresses of one bucket that have a row of their own, read from the store itself: all whose ports
+    live in other buckets, but few of this one's."""
     rows = await _some(store, PORTS, (int(Kind.IP),), {partition: ips})
     return {cast(bytes, row[1]): decode(int(Kind.IP), row[3]) for row in rows}
 

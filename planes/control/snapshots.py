@@ -30,7 +30,6 @@ from planes.model.enums import Kind
 from planes.model.ids import Id, home_of, number_of
 from planes.model.resources import AddressState, HostState, Identity, Network, NumberState, Port, PortState
 from planes.store.protocol import Store
-from planes.store.rows import decode
 from planes.store.schema import GROUPS, PORTS
 from planes.store.views import View
 
@@ -178,31 +177,22 @@ class Snapshots:
 
         Says the key to go on from, if there may be more, and the bucket's top.
         """
-        room = MAX_OBJECTS - len(found.objects)
-        read = await self._store.read(
-            PORTS,
-            (network.number, bucket),
-            prefix=(int(Kind.IP),),
-            after=(int(Kind.IP), after) if after else (),
-            limit=room,
-        )
-        last = cast(bytes, read.rows[-1][1]) if read.rows else b""
-        done = b""
-        for row in read.rows:
+        view = await reads.bucket(self._ground.partitions, (network.number, bucket))
+        top, rows = view.top, sorted((ip, row) for ip, row in view.all(Kind.IP).items() if ip > after)
+        done = after
+        for ip, address in rows:
             if found.full:
-                break
-            done = cast(bytes, row[1])
-            if cast(int, row[2]) <= since:
+                return done, top
+            done = ip
+            if address.rev <= since:
                 continue
-            address = decode(Kind.IP, row[3])
             if not since and address.state != AddressState.USED:
                 continue  # who knows nothing need not hear of what is not there
-            found.objects.append(goals.neighbour(network.id, done, address))
+            found.objects.append(goals.neighbour(network.id, ip, address))
             if address.host and address.host not in found.hosts:
                 found.hosts.add(address.host)
                 await self._describe(network, address.host, found)
-        top = cast(int, read.statics[0] or 0) if read.exists else 0
-        return b"" if done == last and len(read.rows) < room else done, top
+        return b"", top
 
     async def _describe(self, network: Network, host: str, found: Found) -> None:
         """Find a neighbour's peer too."""

@@ -18,7 +18,7 @@ from planes.model.enums import Kind
 from planes.model.errors import Invalid
 from planes.model.ids import is_ours, number_of, parse, place_of
 from planes.model.query import Listing, Query
-from planes.model.resources import AddressState, Port, PortState
+from planes.model.resources import Address, AddressState, Port, PortState
 from planes.model.views import PortView
 from planes.store.schema import BY_DEVICE
 
@@ -81,7 +81,8 @@ class PortLists:
             number = number_of(parse(network, "network_id"))
             for value in addresses:
                 ip = parse_ip(value, "fixed_ips")
-                row = (await reads.addresses(self._c.store, (number, bucket(ip)), [ip])).get(ip)
+                view = await reads.bucket(self._c.plane.partitions, (number, bucket(ip)))
+                row: Address | None = view.get(Kind.IP, ip)
                 if row is not None and row.state == AddressState.USED:
                     ids.add(row.port)
         return sorted(ids)

@@ -4,14 +4,14 @@ Subnets live in their network's partition, so that an overlap is found exactly, 
 raises the counters of its buckets before it looks for addresses in use (rule D3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from planes.control import fence
+from planes.control import fence, reads
 from planes.control.feed import Entry
 from planes.control.indexes import Index, drops, names, puts
 from planes.management.caller import Caller
@@ -22,12 +22,9 @@ from planes.model.errors import Conflict, Forbidden, Invalid, not_found
 from planes.model.ids import Id, network_home, number_of, parse, text
 from planes.model.query import Listing, Query
 from planes.model.requests import HostRoute, Pool, SubnetCreate, SubnetUpdate
-from planes.model.resources import AddressState, Network, NetworkState, Subnet
+from planes.model.resources import Address, AddressState, Network, NetworkState, Subnet
 from planes.model.views import HostRouteView, PoolView, SubnetView
-from planes.store.protocol import Store
-from planes.store.rows import decode
-from planes.store.schema import PORTS
-from planes.store.views import Draft
+from planes.store.views import Draft, View
 
 #: the largest subnet: beyond it a subnet would have more buckets than one deletion should walk
 MIN_PREFIX = 8
@@ -157,14 +154,12 @@ class Subnets:
         if not gateway or gateway == row.gateway:
             return
         where = (number_of(row.id), ip_int(gateway) >> BUCKET_SHIFT)
-        for found in (await self._c.store.read(PORTS, where, prefix=(int(Kind.IP), gateway))).rows:
-            address = decode(Kind.IP, found[3])
-            if address.state != AddressState.FREE:
-                raise Conflict(
-                    f"Current gateway ip {ip_text(gateway)} already in use by port {text(address.port)}. "
-                    "Unable to update.",
-                    "GatewayIpInUse",
-                )
+        address: Address | None = (await reads.bucket(self._c.plane.partitions, where)).get(Kind.IP, gateway)
+        if address is not None and address.state != AddressState.FREE:
+            raise Conflict(
+                f"Current gateway ip {ip_text(gateway)} already in use by port {text(address.port)}. Unable to update.",
+                "GatewayIpInUse",
+            )
 
     async def delete(self, who: Caller, id: str, if_match: int | None) -> Subnet:
         row, _ = await self._find(who, id)
@@ -189,7 +184,7 @@ class Subnets:
                 if row.first >> BUCKET_SHIFT <= bucket <= cidr_last(row.first, row.prefix) >> BUCKET_SHIFT:
                     # Whoever is about to commit an address here must look again, and finds the subnet marked.
                     await c.ground.change_bucket(row.network, number, bucket, fence.require(marked.rev))
-                    if await in_use(c.store, number, bucket, row.id):
+                    if in_use(await reads.bucket(c.plane.partitions, (number, bucket)), row.id):
                         raise Conflict(
                             f"Unable to complete operation on subnet {text(row.id)}: One or more ports have an IP "
                             "allocation from this subnet.",
@@ -210,14 +205,10 @@ class Subnets:
         await c.slots.free_quota(row.project, "subnet", [row.id], c.limit(Kind.SUBNET))
 
 
-async def in_use(store: Store, number: int, bucket: int, subnet: bytes) -> bool:
+def in_use(bucket: View, subnet: bytes) -> bool:
     """Whether an address of the subnet is claimed or used in a bucket."""
-    read = await store.read(PORTS, (number, bucket), prefix=(int(Kind.IP),))
-    for found in read.rows:
-        row = decode(Kind.IP, found[3])
-        if row.subnet == subnet and row.state in (AddressState.CLAIMED, AddressState.USED):
-            return True
-    return False
+    rows: Iterable[Address] = bucket.all(Kind.IP).values()
+    return any(row.subnet == subnet and row.state <= AddressState.USED for row in rows)
 
 
 def plan(wanted: SubnetCreate, id_: Id, network: Network, project: str) -> Subnet:

@@ -19,7 +19,6 @@ from planes.model.errors import AlcorError
 from planes.model.errors import Unavailable as Busy
 from planes.model.resources import Body
 from planes.store.protocol import Batch, Partition, Store, StoreError, Unavailable, UnknownOutcome, Value, Values, Write
-from planes.store.rows import to_row
 from planes.store.schema import Table
 from planes.store.views import Draft, View, to_store
 
@@ -293,7 +292,8 @@ class Partitions:
             if await self._commit(desk, built):
                 if desk.rivalled:
                     desk.took = loop.time() - begun
-                _merge(desk, built)
+                if desk.view is not None:
+                    desk.view.merge(built.edits, built.batch)
                 _answer(done)
                 return
             self.conflicts += 1
@@ -346,7 +346,7 @@ class Partitions:
             partition,
             view.top if view.statics else None,
             statics,
-            [to_row(kind, key, revs[kind, key], body) for kind, key, body in to_store(view, edits)],
+            to_store(view, edits, revs),
             [where for where, body in edits.items() if body is None],
         )
         return _Built(batch, before, edits), done
@@ -367,14 +367,16 @@ class Partitions:
     async def _settle(self, desk: _Desk, batch: Batch) -> bool:
         """After an unknown outcome: did it happen? If not, it never will, because the counter is raised first."""
         table = batch.table
+        # Rows of a revision of its own: nobody else draws it. An address that merely got a row has an older one.
+        own = [put for put in batch.puts if cast(int, put[2]) > (batch.expect or 0)]
         for attempt in range(ATTEMPTS):
             try:
                 read = await self.store.read(table, batch.partition, serial=True)
                 rows = {row[:2]: row for row in read.rows}
                 view = View(table, read)
-                # One row of it is enough, for nobody else draws its revision: others may have changed the rest since.
-                left = any(rows.get(put[:2]) == put for put in batch.puts)
-                gone = not batch.puts and not any(key in rows for key in batch.drops)
+                # One row of it is enough: others may have changed the rest since.
+                left = any(rows.get(put[:2]) == put for put in own)
+                gone = not own and not any(key in rows for key in batch.drops)
                 if (left or gone) and view.top >= cast(int, batch.statics["top"]):
                     return True
                 fence = Batch(
@@ -389,20 +391,6 @@ class Partitions:
             except StoreError:
                 await asyncio.sleep(self._rng.uniform(0.005, 0.01 * 2**attempt))
         raise Busy("The outcome of a change could not be learned; the echo will settle it.")
-
-
-def _merge(desk: _Desk, built: _Built) -> None:
-    """The view as the batch has left the partition."""
-    view = desk.view
-    if view is None:
-        return
-    for (kind, key), body in built.edits.items():
-        rows = view.kinds.setdefault(kind, {})
-        if body is None:
-            rows.pop(key, None)
-        else:
-            rows[key] = body
-    view.statics.update(built.batch.statics)
 
 
 def _take(queue: deque[_Waiting]) -> list[_Waiting]:

@@ -12,12 +12,14 @@ from planes.model.enums import Kind
 from planes.model.ids import bucket_of
 from planes.model.resources import (
     Address,
+    AddressState,
     Body,
     Group,
     Identity,
     MacRow,
     Network,
     Port,
+    PortState,
     Rule,
     Slot,
     Subnet,
@@ -66,3 +68,33 @@ def own_mac(port: Port) -> bytes:
     A port lives in its MAC's bucket until the MAC is changed to one of another.
     """
     return port.mac if bucket(port.mac) == bucket_of(port.id) else b""
+
+
+def own_addresses(port: Port) -> list[tuple[bytes, Address]]:
+    """The addresses of its home bucket as a live port's own row tells of them, so that no rows of their own need be
+    stored: used since, and at the revision of, the last change that matters to a kernel.
+
+    That is what a create writes, and what a change of the host, the groups or the MAC does.
+    """
+    if port.state != PortState.LIVE:
+        return []
+    home, host, rev = bucket_of(port.id), port.leaving or port.host, port.goal_rev
+    return [
+        (ip, Address(port.id, subnet, port.mac, host, port.identity, AddressState.USED, rev, rev))
+        for subnet, ip in port.fixed
+        if bucket(ip) == home
+    ]
+
+
+def tells(port: Port, ip: bytes, address: Address) -> bool:
+    """Whether that is what `own_addresses` has of an address of the port's home bucket."""
+    return (
+        address.rev == address.since == port.goal_rev
+        and address.port == port.id
+        and address.state == AddressState.USED
+        and address.host == (port.leaving or port.host)
+        and address.mac == port.mac
+        and address.identity == port.identity
+        and port.state == PortState.LIVE
+        and (address.subnet, ip) in port.fixed
+    )

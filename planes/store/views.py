@@ -4,23 +4,25 @@ Made by `partitions`, used by operations and by whoever looks at a partition wit
 store.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from planes.model.enums import Kind
-from planes.model.resources import Body, MacRow, Port
-from planes.store.protocol import Partition, Value
-from planes.store.rows import decode, own_mac
+from planes.model.resources import Address, AddressState, Body, MacRow, Port
+from planes.store.protocol import Batch, Partition, Value, Values
+from planes.store.rows import decode, own_addresses, own_mac, tells, to_row
 from planes.store.schema import Table
 
 Edits = Mapping[tuple[int, bytes], Body | None]
-_MAC, _PORT = int(Kind.MAC), int(Kind.PORT)
+_IP, _MAC, _PORT = int(Kind.IP), int(Kind.MAC), int(Kind.PORT)
+_TOLD = (_IP, _MAC)
 
 
 class View:
     """The committed state of one partition, decoded. Replaced row by row as batches commit; never edited by others.
 
-    A port's row claims its MAC too: that row is here and is not stored.
+    A port's row tells of its MAC and its addresses too: those rows are here and need not be stored. What is stored
+    counts, whatever the port's row tells.
     """
 
     def __init__(self, table: Table, read: Partition) -> None:
@@ -32,9 +34,35 @@ class View:
         for row in read.rows:
             kind, key, _, body = cast(tuple[int, bytes, int, bytes], row)
             self.kinds.setdefault(kind, {})[key] = decode(kind, body)
-        for port in self.kinds.get(Kind.PORT, {}).values():
+        #: addresses that have a row of their own
+        self.stored: set[bytes] = set(self.kinds.get(_IP, ()))
+        self._tell(self.kinds.get(_PORT, {}).values())
+
+    def _tell(self, ports: Iterable[Port]) -> None:
+        """What these ports' rows tell of besides, where nothing says otherwise."""
+        for port in ports:
             if mac := own_mac(port):
-                self.kinds.setdefault(Kind.MAC, {}).setdefault(mac, MacRow(port.id))
+                self.kinds.setdefault(_MAC, {}).setdefault(mac, MacRow(port.id))
+            for ip, address in own_addresses(port):
+                self.kinds.setdefault(_IP, {}).setdefault(ip, address)
+
+    def merge(self, edits: Edits, batch: Batch) -> None:
+        """Become what the batch that these edits made has left in the store."""
+        for (kind, key), body in edits.items():
+            rows = self.kinds.setdefault(kind, {})
+            if body is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = body
+        self.statics.update(batch.statics)
+        dropped = {key for kind, key in batch.drops if kind == _IP}
+        self.stored.difference_update(dropped)
+        self.stored.update(row[1] for row in batch.puts if row[0] == _IP)  # type: ignore[misc]
+        # Any port may tell of an address that has no row any more.
+        addresses, macs = self.kinds.get(_IP, {}), self.kinds.get(_MAC, {})
+        for port in self.all(_PORT).values() if dropped else edits.values():
+            if isinstance(port, Port) and not (port.mac in macs and addresses.keys() >= {ip for _, ip in port.fixed}):
+                self._tell((port,))
 
     @property
     def top(self) -> int:
@@ -98,14 +126,44 @@ class Draft:
         self.edits[int(kind), key] = None
 
 
-def to_store(view: View, edits: Edits) -> Iterator[tuple[int, bytes, Body]]:
-    """What of the edits of a view becomes rows: all but a MAC that its port's own row claims."""
-    for (kind, key), body in edits.items():
-        if body is None:
-            continue
-        if kind == _MAC and isinstance(body, MacRow):
-            owner = (_PORT, body.port)
-            port: Port | None = edits[owner] if owner in edits else view.get(*owner)  # type: ignore[assignment]
-            if port is not None and port.mac == key:
-                continue
-        yield kind, key, body
+def to_store(view: View, edits: Edits, revs: Mapping[tuple[int, bytes], int]) -> list[Values]:
+    """The rows that edits of a view, each of a revision, put: all but what their port's own row tells; and addresses
+    that had no row and that an edited port's row does not tell any more as they are."""
+    rows: dict[tuple[int, bytes], Values] = {}
+    for where, body in edits.items():
+        kind, key = where
+        if kind == _PORT:
+            for ip, address in _left_alone(view, edits, key, cast(Port | None, body)):
+                rows[_IP, ip] = to_row(_IP, ip, address.rev, address)
+        if body is not None and not (kind in _TOLD and _told(view, edits, key, body)):
+            rows[where] = to_row(kind, key, revs[where], body)
+    return list(rows.values())
+
+
+def _told(view: View, edits: Edits, key: bytes, body: Any) -> bool:
+    """Whether an edited address or MAC is what its port's own row will tell, so that it need not be stored."""
+    if key in view.stored or (isinstance(body, Address) and body.state != AddressState.USED):
+        return False  # a row that is there would count
+    owner = (_PORT, body.port)
+    port = cast(Port | None, edits[owner] if owner in edits else view.get(*owner))
+    if port is None:
+        return False
+    if isinstance(body, MacRow):
+        return port.mac == key
+    present: Address | None = view.get(_IP, key)
+    # What another port's row tells could count.
+    return tells(port, key, body) and (present is None or present.port == port.id)
+
+
+def _left_alone(view: View, edits: Edits, id_: bytes, new: Port | None) -> Iterable[tuple[bytes, Address]]:
+    """Addresses without a row, and not edited, that an edited port's row told of or will tell of otherwise: no
+    address may ever change by that alone, for hosts know it by its revision."""
+    old: Port | None = view.get(_PORT, id_)
+    fixed = old.fixed if old is not None else ()
+    if new is not None and new.fixed != fixed:
+        fixed += new.fixed
+    for _, ip in fixed:
+        if (_IP, ip) not in edits and ip not in view.stored:
+            address: Address | None = view.get(_IP, ip)
+            if address is not None and not (new is not None and tells(new, ip, address)):
+                yield ip, address

@@ -12,6 +12,7 @@ from planes.store.schema import TABLES, Table
 #: changes to keyspaces of older versions, in order; a keyspace's version is 1 + how many it has seen
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (),  # 2: by_name, which is made as every table that is missing
+    (),  # 3: addresses that only their ports' rows tell; older programs, which do not know of them, refuse it
 )
 VERSION = 1 + len(MIGRATIONS)
 

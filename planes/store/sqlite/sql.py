@@ -14,6 +14,7 @@ from planes.store.schema import TABLES, Table
 #: changes to files of older versions, in order; a file's `user_version` is 1 + how many it has seen
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (),  # 2: by_name, which is made as every table that is missing
+    (),  # 3: addresses that only their ports' rows tell; older programs, which do not know of them, refuse it
 )
 VERSION = 1 + len(MIGRATIONS)
 
