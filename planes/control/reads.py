@@ -146,7 +146,9 @@ async def ports_in(store: Store, bucket: tuple[int, int]) -> dict[bytes, Port]:
     return {cast(bytes, row[1]): decode(int(Kind.PORT), row[3]) for row in read.rows}
 
 
-async def current_ports_in(partitions: Partitions, bucket: tuple[int, int], after: bytes, limit: int) -> list[Port]:
+async def current_ports_in(
+    partitions: Partitions, bucket: tuple[int, int], after: bytes = b"", limit: int = 0
+) -> list[Port]:
     """Ports of a bucket behind an id, in order, `limit` at most (0: all); where from as `current_ports`."""
     view = None if 0 < limit <= WORTH else await partitions.current(PORTS, bucket)
     if view is not None:

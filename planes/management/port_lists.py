@@ -5,7 +5,7 @@ It only reads.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from planes.control import reads
 from planes.control.indexes import is_marked
@@ -27,19 +27,24 @@ SMALL = 2
 Show = Callable[[Port, Status | None], PortView]
 
 
-class PortLists:
-    """One instance's."""
+class PortList:
+    """One list, and the ports that were read for it and are not shown yet."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, who: Caller, query: Query, show: Show) -> None:
         self._c = context
+        self._who = who
+        self._query = query
+        self._show = show
+        self._asked = {*query.filters.get("project_id", ()), *query.filters.get("tenant_id", ())}
+        self._held: dict[bytes, Port] = {}
 
-    async def list(self, who: Caller, query: Query, show: Show) -> Listing:
-        led = await self._led(who, query)
-        return await _Reading(self._c, who, query, show).page(led)
+    async def page(self) -> Listing:
+        led = await self._led()
+        return await self._c.listed(self._who, Kind.PORT, self._query, self._views, led, self._expand)
 
-    async def _led(self, who: Caller, query: Query) -> Sequence[bytes] | None:
+    async def _led(self) -> Sequence[bytes] | None:
         """Ids that an index other than the project's leads to, in order; None: no such filter."""
-        filters = query.filters
+        filters = self._query.filters
         if "id" in filters:
             return None
         addresses = [v.removeprefix("ip_address=") for v in filters.get("fixed_ips", ()) if v.startswith("ip_address=")]
@@ -52,7 +57,7 @@ class PortLists:
                 ids.update(id_ for (id_,) in read.rows if isinstance(id_, bytes))
             return sorted(ids)
         if "name" in filters and "" not in filters["name"]:
-            projects = await self._c.projects(who, Kind.PORT, query)
+            projects = await self._c.projects(self._who, Kind.PORT, self._query)
             named = await self._c.plane.names.find(projects, filters["name"])
             if named is not None:
                 return named
@@ -73,7 +78,9 @@ class PortLists:
             buckets += [(number, int.from_bytes(key, "big")) for key in view.all(Kind.BUCKET)]
             if len(buckets) > SMALL:
                 return None
-        return sorted([id_ for where in buckets for id_ in await reads.ports_in(self._c.store, where)])
+        for where in buckets:
+            self._hold(await reads.current_ports_in(self._c.plane.partitions, where))
+        return sorted(self._held)
 
     async def _by_address(self, networks: Sequence[str], addresses: Sequence[str]) -> Sequence[bytes]:
         ids: set[bytes] = set()
@@ -86,21 +93,6 @@ class PortLists:
                 if row is not None and row.state == AddressState.USED:
                     ids.add(row.port)
         return sorted(ids)
-
-
-class _Reading:
-    """One list, and the ports that were read for it and are not shown yet."""
-
-    def __init__(self, context: Context, who: Caller, query: Query, show: Show) -> None:
-        self._c = context
-        self._who = who
-        self._query = query
-        self._show = show
-        self._asked = {*query.filters.get("project_id", ()), *query.filters.get("tenant_id", ())}
-        self._held: dict[bytes, Port] = {}
-
-    async def page(self, led: Sequence[bytes] | None) -> Listing:
-        return await self._c.listed(self._who, Kind.PORT, self._query, self._views, led, self._expand)
 
     async def _views(self, ids: Sequence[bytes]) -> list[PortView]:
         held = self._held
@@ -123,9 +115,7 @@ class _Reading:
             for ports, more in await asyncio.gather(*some):
                 if more:
                     full.append(ports[-1].id)
-                wanted: dict[bytes, Port] = {port.id: port for port in ports if self._wanted(port)}
-                found.update(wanted)
-                self._held.update(wanted)
+                found.update(self._hold(port for port in ports if is_marked(port.id)))
         last = min(full, default=b"")  # behind it, what is missing of that bucket comes first
         return sorted([id_ for id_ in found if id_ > after and (not last or id_ <= last)]), last
 
@@ -134,5 +124,9 @@ class _Reading:
         ports = await reads.current_ports_in(self._c.plane.partitions, where, after, limit)
         return ports, 0 < limit == len(ports)
 
-    def _wanted(self, port: Port) -> bool:
-        return is_marked(port.id) and (port.project in self._asked if self._asked else self._who.sees(port.project))
+    def _hold(self, ports: Iterable[Port]) -> list[bytes]:
+        """Keep those that may be asked for until they are shown; their ids."""
+        asked, sees = self._asked, self._who.sees
+        kept = [port for port in ports if (port.project in asked if asked else sees(port.project))]
+        self._held.update([(port.id, port) for port in kept])
+        return [port.id for port in kept]

@@ -19,7 +19,7 @@ from planes.management.caller import Caller
 from planes.management.context import Context, check_revision, iso
 from planes.management.groups import Groups
 from planes.management.port_create import BucketFull, Plan, PortCreation
-from planes.management.port_lists import PortLists
+from planes.management.port_lists import PortList
 from planes.management.port_update import PortChange
 from planes.model.addresses import bucket, ip_text, mac_text
 from planes.model.enums import Kind
@@ -44,7 +44,6 @@ class Ports:
         self._creation = PortCreation(context, groups)
         self._groups = groups
         self._change = PortChange(context, self._creation, groups)
-        self._lists = PortLists(context)
 
     # -- create -----------------------------------------------------------------------------------------------------
 
@@ -156,7 +155,7 @@ class Ports:
         return self._view(port, (await reads.statuses(self._c.store, [port])).get(port.id))
 
     async def list(self, who: Caller, query: Query) -> Listing:
-        return await self._lists.list(who, query, self._view)
+        return await PortList(self._c, who, query, self._view).page()
 
     # -- change and delete ------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ class Table(Struct, frozen=True):
     statics: tuple[tuple[str, Type], ...] = ()
     guard: str = ""  # empty: a free table
     ttl: int = 0  # seconds that rows live; 0: for ever
+    timed: bool = False  # rows are in the order of their age
 
 
 INT, TEXT, BLOB = Type.INT, Type.TEXT, Type.BLOB
@@ -62,9 +63,14 @@ PORT_STATUS = Table(
 )
 MOVES = Table("moves", (("net", INT),), (("at", INT), ("ip", BLOB)), (("body", BLOB),), ttl=7 * 86400)
 FEED = Table(
-    "feed", (("minute", INT), ("part", INT)), (("at", INT), ("id", BLOB)), (("op", INT), ("args", BLOB)), ttl=86400
+    "feed",
+    (("minute", INT), ("part", INT)),
+    (("at", INT), ("id", BLOB)),
+    (("op", INT), ("args", BLOB)),
+    ttl=86400,
+    timed=True,
 )
-CHANGES = Table("changes", (("id", BLOB),), (("at", INT), ("host", TEXT)), (("body", BLOB),), ttl=7 * 86400)
+CHANGES = Table("changes", (("id", BLOB),), (("at", INT), ("host", TEXT)), (("body", BLOB),), ttl=7 * 86400, timed=True)
 
 GUARDED = (NETWORKS, PORTS, GROUPS, ROUTERS, PROJECTS, SLOTS, HOSTS, LEASES)
 FREE = (BY_PROJECT, BY_HOST, BY_DEVICE, BY_NAME, BY_GROUP, PORT_STATUS, MOVES, FEED, CHANGES)

@@ -170,7 +170,7 @@ async def test_reads_seek_and_never_sort(store: SqliteStore, table: Table) -> No
     width = len(table.clustering)
     texts = [statements.read(p, a, 0) for p in range(width + 1) for a in range(width - p + 1)]
     texts += [statements.read(p, 0, 4) for p in range(width)]
-    texts += [statements.partitions(True)] + ([] if table.guard else [statements.purge])
+    texts += [statements.partitions(True)] + ([] if table.guard else [statements.purge, sql.of(FEED.name).purge])
     for text in texts:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", (1,) * text.count("?"))]
         assert any("SEARCH" in step for step in plan), (text, plan)

@@ -14,7 +14,8 @@ from planes.store.schema import TABLES, Table
 #: changes to files of older versions, in order; a file's `user_version` is 1 + how many it has seen
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (),  # 2: by_name, which is made as every table that is missing
-    (),  # 3: addresses that only their ports' rows tell; older programs, which do not know of them, refuse it
+    # 3: addresses that only their ports' rows tell; older programs, which do not know of them, refuse it
+    ("DROP INDEX IF EXISTS feed_purge", "DROP INDEX IF EXISTS changes_purge"),
 )
 VERSION = 1 + len(MIGRATIONS)
 
@@ -34,7 +35,7 @@ def create() -> list[str]:
             if not table.guard:
                 lines += ["stamp INTEGER NOT NULL", "dead INTEGER NOT NULL", "purge INTEGER"]
             ddl.append(_create(table.name, lines, _key(table)))
-            if not table.guard:
+            if not table.guard and not table.timed:
                 index = f"CREATE INDEX IF NOT EXISTS {table.name}_purge"
                 ddl.append(f"{index} ON {table.name} (purge) WHERE purge IS NOT NULL")
     return ddl
@@ -70,10 +71,11 @@ class Statements:
             f"OR (excluded.stamp = {name}.stamp AND {name}.dead = 0)"
         )
         keys = ", ".join(key)
-        self.purge = (
-            f"DELETE FROM {name} WHERE ({keys}) IN "
-            f"(SELECT {keys} FROM {name} WHERE purge IS NOT NULL AND purge < ? ORDER BY purge LIMIT ?)"
-        )
+        old = f"SELECT {keys} FROM {name} WHERE purge IS NOT NULL AND purge < ? ORDER BY purge LIMIT ?"
+        self.purge = f"DELETE FROM {name} WHERE ({keys}) IN ({old})"
+        if table.timed:  # the oldest come first, and no index need tell which they are
+            old = f"SELECT {keys} FROM {name} ORDER BY {keys} LIMIT ?"
+            self.purge = f"DELETE FROM {name} WHERE purge < ? AND ({keys}) IN ({old})"
         self._reads: dict[tuple[int, int, int], str] = {}
         self._statics: dict[tuple[str, ...], tuple[str, str]] = {}
 
