@@ -22,6 +22,8 @@ LIST_BOUND = 10_000
 LIST_CHUNK = 500
 #: parts of an index, by the first bits of an id, and of how many a list reads at a time
 PARTS, ABREAST = 64, 16
+#: how many parts a long page begins with: one after the other they would be as many round trips
+WIDE = 8
 #: buckets that are read side by side
 BUCKETS = 32
 
@@ -84,7 +86,7 @@ class ProjectIndex:
         size, backward = max(LIST_CHUNK, asked.size), asked.backward
         first = part_of(marker) if marker else PARTS - 1 if backward else 0
         parts = list(range(first, -1, -1) if backward else range(first, PARTS))
-        width = 1
+        width = WIDE if asked.size >= LIST_CHUNK else 1
         while parts:
             some, parts = parts[:width], parts[width:]
             pages = await asyncio.gather(*(self._part(asked, part, marker, size) for part in some))
