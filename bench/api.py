@@ -80,8 +80,8 @@ async def _creates(running: Bare, net: str, empty: int, pid: int) -> list[Figure
     yardstick, meter = await _measured({"empty": pid}, empty, lambda _: free)
     figures = [_figure("empty handler", yardstick, meter)]
     base = ("empty handler", yardstick.rate, at_least(0.3, ratio=True))
-    single, meter = await _measured(running.pids, running.api_port, lambda _: free)
-    figures.append(_figure("port creates", single, meter, base=base))
+    alone, meter = await _measured(running.pids, running.api_port, lambda _: free)
+    figures.append(_figure("port creates", alone, meter, base=base))
     await asyncio.sleep(QUIET)
     acked, meter = await _measured(running.pids, running.api_port, lambda n: bound[n % HOSTS])
     while swarm.total("unacked"):  # noqa: ASYNC110 - it tells nobody
@@ -93,7 +93,7 @@ async def _creates(running: Bare, net: str, empty: int, pid: int) -> list[Figure
     got, meter = await _measured(running.pids, running.api_port, lambda _: one)
     figures.append(_figure("get by id", got, meter, base=(*base[:2], at_least(0.4, ratio=True))))
     bulks, meter = await _measured(running.pids, running.api_port, lambda _: bulk, clients=4)
-    base = ("port creates", single.rate, at_least(6, ratio=True))
+    base = (f"port creates, acked by {HOSTS} hosts", acked.rate, at_least(6, ratio=True))
     figures.append(_figure(f"ports in bulks of {BULK}", bulks, meter, scale=BULK, base=base))
     await swarm.stop_beats()
     swarm.close()

@@ -40,7 +40,7 @@ class _Client(Client):
             raise errors.BadSubjectError
         if len(data) > self._max_payload:
             raise errors.MaxPayloadError
-        if trace and trace.isprintable():
+        if trace.isascii() and trace.isprintable() and trace:
             head = f"NATS/1.0\r\n{TRACE}: {trace}\r\n\r\n"
             command = f"HPUB {subject} {len(head)} {len(head) + len(data)}\r\n{head}".encode() + data + b"\r\n"
         else:
