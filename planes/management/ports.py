@@ -240,36 +240,40 @@ class Ports:
             hosts, name = self._c.plane.hosts, port.host
             host = hosts.get(name) if name else None
             why = reason(port, status, host.state if host else None, bool(name) and hosts.answers(name))
+        created = iso(port.created)
+        # With as many keywords as it has fields, the call would cost five times as much.
         return PortView(
-            id=text(port.id),
-            name=port.name,
-            description=port.description,
-            project_id=port.project,
-            tenant_id=port.project,
-            network_id=common_text(port.network),
-            mac_address=mac_text(port.mac),
-            fixed_ips=tuple([FixedIpView(subnet_id=common_text(s), ip_address=ip_text(ip)) for s, ip in port.fixed]),
-            security_groups=tuple([common_text(group) for group in port.groups]),
-            allowed_address_pairs=tuple(
-                [AddressPairView(ip_address=ip, mac_address=mac or mac_text(port.mac)) for ip, mac in port.pairs]
-            )
-            if port.pairs
-            else (),
-            port_security_enabled=port.security,
-            admin_state_up=port.admin_up,
-            status=said,
-            status_reason=why,
-            device_id=port.device_id,
-            device_owner=port.device_owner,
-            host_id=port.host,
-            vnic_type=port.vnic_type,
-            vif_type="tap" if port.host else "unbound",
-            vif_details={"port_filter": port.security} if port.host else {},
-            profile=port.profile,
-            created_at=iso(port.created),
-            updated_at=iso(port.updated),
+            text(port.id),
+            port.name,
+            port.description,
+            port.project,
+            port.project,  # as tenant_id
+            common_text(port.network),
+            mac_text(port.mac),
+            tuple([FixedIpView(subnet_id=common_text(s), ip_address=ip_text(ip)) for s, ip in port.fixed]),
+            tuple([common_text(group) for group in port.groups]),
+            _pairs(port) if port.pairs else (),
+            port.security,
+            port.admin_up,
+            said,
+            why,
+            port.device_id,
+            port.device_owner,
+            port.host,
+            port.vnic_type,
+            "tap" if port.host else "unbound",
+            {"port_filter": port.security} if port.host else {},
+            port.profile,
+            (),  # extra_dhcp_opts
+            (),  # tags
+            created_at=created,
+            updated_at=created if port.updated == port.created else iso(port.updated),
             revision_number=port.rev,
         )
+
+
+def _pairs(port: Port) -> tuple[AddressPairView, ...]:
+    return tuple([AddressPairView(ip_address=ip, mac_address=mac or mac_text(port.mac)) for ip, mac in port.pairs])
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
