@@ -20,8 +20,10 @@ _PARTS = {
     "key": ("partition", "clustering"),
     "all": ("partition", "clustering", "columns"),
 }
-#: (table, part) → types of its values, and which of them are numbers
-_SHAPES: dict[tuple[str, str], tuple[tuple[type, ...], list[int]]] = {}
+#: types of values, and which of them are numbers
+Shape = tuple[tuple[type, ...], list[int]]
+#: by table and part
+_SHAPES: dict[tuple[str, str], Shape] = {}
 
 
 def check_batch(batch: Batch) -> None:
@@ -29,7 +31,7 @@ def check_batch(batch: Batch) -> None:
     table = batch.table
     if not table.guard:
         raise ValueError(f"{table.name} is a free table: it takes write(), not commit()")
-    if not _plain(table, "partition", batch.partition):
+    if not _fits(_shape(table, "partition"), batch.partition):
         _whole(table, "partition", table.partition, batch.partition)
     for name, value in batch.statics.items():
         kind = _statics(table.name).get(name)
@@ -41,9 +43,9 @@ def check_batch(batch: Batch) -> None:
         raise ValueError(f"{table.name}: the batch must set {table.guard} above {batch.expect}, not to {top!r}")
     if not table.clustering and (batch.puts or batch.drops):
         raise ValueError(f"{table.name} has no rows, only statics")
-    width = len(table.clustering)
+    width, shape = len(table.clustering), _shape(table, "row")
     for row in batch.puts:
-        if not _plain(table, "row", row):
+        if not _fits(shape, row):
             _whole(table, "row", table.clustering, row[:width])
             _whole(table, "row", table.columns, row[width:], null=True)
     for key in batch.drops:
@@ -57,7 +59,8 @@ def check_writes(writes: Iterable[Write]) -> None:
         if table.guard:
             raise ValueError(f"{table.name} is a guarded table: it takes commit(), not write()")
         dead = write.columns is None
-        if not _plain(table, "key" if dead else "all", write.partition + write.clustering + (write.columns or ())):
+        shape = _shape(table, "key" if dead else "all")
+        if not _fits(shape, write.partition + write.clustering + (write.columns or ())):
             _whole(table, "partition", table.partition, write.partition)
             _whole(table, "clustering", table.clustering, write.clustering)
             if write.columns is not None:
@@ -102,14 +105,18 @@ def _whole(table: Table, part: str, columns: Columns, values: Values, null: bool
         _value(table, column, value, null)
 
 
-def _plain(table: Table, part: str, values: Values) -> bool:
-    """The quick look, which nearly all rows pass: as many values as columns, each of just its type."""
+def _shape(table: Table, part: str) -> Shape:
     found = _SHAPES.get((table.name, part))
     if found is None:
         columns = [column for name in _PARTS[part] for column in getattr(table, name)]
-        kinds = tuple(_PYTHON[kind] for _, kind in columns)
+        kinds = tuple([_PYTHON[kind] for _, kind in columns])
         found = _SHAPES[table.name, part] = kinds, [n for n, kind in enumerate(kinds) if kind is int]
-    kinds, numbers = found
+    return found
+
+
+def _fits(shape: Shape, values: Values) -> bool:
+    """The quick look, which nearly all rows pass: as many values as columns, each of just its type."""
+    kinds, numbers = shape
     if tuple(map(type, values)) != kinds:
         return False
     for n in numbers:  # noqa: SIM110 – for every row that is written; a generator costs more than what it checks
