@@ -20,10 +20,8 @@ _PARTS = {
     "key": ("partition", "clustering"),
     "all": ("partition", "clustering", "columns"),
 }
-#: types of values, and which of them are numbers
-Shape = tuple[tuple[type, ...], list[int]]
-#: by table and part
-_SHAPES: dict[tuple[str, str], Shape] = {}
+#: (table, part) → types of its values, and which of them are numbers
+_SHAPES: dict[tuple[str, str], tuple[tuple[type, ...], list[int]]] = {}
 
 
 def check_batch(batch: Batch) -> None:
@@ -31,7 +29,7 @@ def check_batch(batch: Batch) -> None:
     table = batch.table
     if not table.guard:
         raise ValueError(f"{table.name} is a free table: it takes write(), not commit()")
-    if not _fits(_shape(table, "partition"), batch.partition):
+    if _odd(table, "partition", (batch.partition,)):
         _whole(table, "partition", table.partition, batch.partition)
     for name, value in batch.statics.items():
         kind = _statics(table.name).get(name)
@@ -43,11 +41,10 @@ def check_batch(batch: Batch) -> None:
         raise ValueError(f"{table.name}: the batch must set {table.guard} above {batch.expect}, not to {top!r}")
     if not table.clustering and (batch.puts or batch.drops):
         raise ValueError(f"{table.name} has no rows, only statics")
-    width, shape = len(table.clustering), _shape(table, "row")
-    for row in batch.puts:
-        if not _fits(shape, row):
-            _whole(table, "row", table.clustering, row[:width])
-            _whole(table, "row", table.columns, row[width:], null=True)
+    width = len(table.clustering)
+    for row in _odd(table, "row", batch.puts):
+        _whole(table, "row", table.clustering, row[:width])
+        _whole(table, "row", table.columns, row[width:], null=True)
     for key in batch.drops:
         _whole(table, "clustering", table.clustering, key)
 
@@ -59,8 +56,7 @@ def check_writes(writes: Iterable[Write]) -> None:
         if table.guard:
             raise ValueError(f"{table.name} is a guarded table: it takes commit(), not write()")
         dead = write.columns is None
-        shape = _shape(table, "key" if dead else "all")
-        if not _fits(shape, write.partition + write.clustering + (write.columns or ())):
+        if _odd(table, "key" if dead else "all", (write.partition + write.clustering + (write.columns or ()),)):
             _whole(table, "partition", table.partition, write.partition)
             _whole(table, "clustering", table.clustering, write.clustering)
             if write.columns is not None:
@@ -105,24 +101,24 @@ def _whole(table: Table, part: str, columns: Columns, values: Values, null: bool
         _value(table, column, value, null)
 
 
-def _shape(table: Table, part: str) -> Shape:
+def _odd(table: Table, part: str, rows: Iterable[Values]) -> list[Values]:
+    """Those that fail the quick look, which nearly all pass: as many values as columns, each of just its type."""
     found = _SHAPES.get((table.name, part))
     if found is None:
         columns = [column for name in _PARTS[part] for column in getattr(table, name)]
         kinds = tuple([_PYTHON[kind] for _, kind in columns])
         found = _SHAPES[table.name, part] = kinds, [n for n, kind in enumerate(kinds) if kind is int]
-    return found
-
-
-def _fits(shape: Shape, values: Values) -> bool:
-    """The quick look, which nearly all rows pass: as many values as columns, each of just its type."""
-    kinds, numbers = shape
-    if tuple(map(type, values)) != kinds:
-        return False
-    for n in numbers:  # noqa: SIM110 – for every row that is written; a generator costs more than what it checks
-        if not -_MAX <= values[n] <= _MAX:  # type: ignore[operator]
-            return False
-    return True
+    kinds, numbers = found
+    odd = []
+    for row in rows:
+        if tuple(map(type, row)) != kinds:
+            odd.append(row)
+            continue
+        for n in numbers:
+            if not -_MAX <= row[n] <= _MAX:  # type: ignore[operator]
+                odd.append(row)
+                break
+    return odd
 
 
 @cache

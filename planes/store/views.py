@@ -64,18 +64,19 @@ class View:
         self.stored.difference_update(dropped)
         self.stored.update(row[1] for row in batch.puts if row[0] == _IP)  # type: ignore[misc]
         # Any port may tell of an address that has no row any more.
-        self._tell(self._untold(self.all(_PORT).values() if dropped else ports))
+        if rest := self.all(_PORT).values() if dropped else ports:
+            self._tell_rest(rest)
 
-    def _untold(self, ports: Iterable[Port]) -> Iterator[Port]:
-        """Those of these ports that may tell of something that is not here."""
+    def _tell_rest(self, ports: Iterable[Port]) -> None:
+        """What these ports' rows tell of that is not here; of nearly all of them everything is."""
         addresses, macs = self.kinds.get(_IP, {}), self.kinds.get(_MAC, {})
         for port in ports:
             if port.mac not in macs:
-                yield port
+                self._tell((port,))
                 continue
             for _, ip in port.fixed:
                 if ip not in addresses:
-                    yield port
+                    self._tell((port,))
                     break
 
     @property
