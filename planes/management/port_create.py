@@ -5,7 +5,7 @@ A crash between any two writes is undone or finished by the echo.
 """
 
 import secrets
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
@@ -65,6 +65,7 @@ class PortCreation:
         self.commits = Commits(context)
         self._announced: OrderedDict[tuple[bytes, str], int] = OrderedDict()
         self._spread = secrets.randbits(16)
+        self._quarantine = int(context.config.quarantine * 1e6)
         #: (network, bucket) → addresses that requests under way will take there
         self._taking: dict[tuple[int, int], int] = {}
         #: subnet → bucket that had room last
@@ -88,7 +89,7 @@ class PortCreation:
     def _more(self, plan: Plan, fields: Sequence[Fields]) -> list[Plan]:
         """Plans like the one that was just made, as many as its bucket has room for beside what others will take."""
         ground, spot = self._c.ground, plan.taking[0]
-        view, rested = ground.known_bucket(*spot), self._rested()
+        view, rested = ground.known_bucket(*spot), self._c.now() - self._quarantine
         if view is None:
             return []
         beside = self._taking.get(spot, 0)
@@ -100,10 +101,6 @@ class PortCreation:
             Plan(each, plan.network, self._c.new_id(home), plan.identity, plan.inside, [], taking=plan.taking)
             for each in fields[:count]
         ]
-
-    def _rested(self) -> int:
-        """Addresses that are free since then may be chosen without need."""
-        return self._c.now() - int(self._c.config.quarantine * 1e6)
 
     async def plan(self, fields: Fields, avoid: frozenset[int] = frozenset()) -> Plan:
         """Choose the home bucket, and so the id; register the bucket if it is new. `landed` must follow."""
@@ -139,23 +136,23 @@ class PortCreation:
 
     def landed(self, plans: Sequence[Plan]) -> None:
         """These have their addresses, or need none any more."""
-        for spot, count in Counter([spot for plan in plans for spot in plan.taking]).items():
-            self._taking[spot] -= count
-            if not self._taking[spot]:
-                del self._taking[spot]
         for plan in plans:
+            for spot in plan.taking:
+                self._taking[spot] -= 1
+                if not self._taking[spot]:
+                    del self._taking[spot]
             plan.taking = ()
 
     async def _open_bucket(self, fields: Fields, wish: Wish, avoid: frozenset[int]) -> tuple[int, Wish]:
         """A bucket with room for an address of the subnet, or of another subnet of the network when it is full."""
-        ground, number = self._c.ground, fields.network.number
+        ground, now, number = self._c.ground, self._c.now(), fields.network.number
         view = ground.known_network(number) or await ground.network_view(number)
         subnets = [wish.subnet]
         if not isinstance(fields.wanted.fixed_ips, tuple):
             subnets = port_plans.subnets_of(view) or subnets
-        rested = self._rested()
+        rested = now - self._quarantine
         # First beside what others are about to take; whether they do is not known, so then without.
-        for before, share in ((rested, True), (rested, False), (self._c.now(), False)):
+        for before, share in ((rested, True), (rested, False), (now, False)):
             for subnet in subnets:
                 for where in self._from_last(subnet):
                     if where in avoid:
@@ -318,8 +315,8 @@ class PortCreation:
             nonlocal unmarked
             unmarked = self._unmarked(draft, plans), rev
             making = _Making(where, rev, change, traceparent)
-            ids = [plan.id for plan in plans]
-            if draft.lacks(Kind.PORT, ids) and draft.lacks(Kind.VOID, ids):
+            ids = [plan.id for plan in plans] if len(plans) > 1 else []
+            if ids and draft.lacks(Kind.PORT, ids) and draft.lacks(Kind.VOID, ids):
                 return [self._make(plan, draft, making) for plan in plans]
             return [_present(plan, draft) or self._make(plan, draft, making) for plan in plans]
 
