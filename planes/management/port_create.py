@@ -87,7 +87,10 @@ class PortCreation:
                 plans += self._more(plan, fields[len(plans) : end])
 
     def _more(self, plan: Plan, fields: Sequence[Fields]) -> list[Plan]:
-        """Plans like the one that was just made, as many as its bucket has room for beside what others will take."""
+        """Plans like the one that was just made, as many as its bucket has room for beside what others will take.
+
+        Nothing is awaited in between: the bucket is registered and the groups have that number for these too.
+        """
         ground, spot = self._c.ground, plan.taking[0]
         view, rested = ground.known_bucket(*spot), self._c.now() - self._quarantine
         if view is None:
