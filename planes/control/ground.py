@@ -43,6 +43,10 @@ class Ground:
     def bucket_view(self, number: int, bucket: int, *, fresh: bool = False) -> Coroutine[Any, Any, View]:
         return self.partitions.view(PORTS, (number, bucket), fresh=fresh)
 
+    def known_bucket(self, number: int, bucket: int) -> View | None:
+        """Its view, if this instance has one at hand."""
+        return self.partitions.peek(PORTS, (number, bucket))
+
     async def port(self, id_: bytes, *, fresh: bool = False) -> Port | None:
         """The port's row, or None."""
         view = await self.partitions.view(PORTS, place_of(id_), fresh=fresh)

@@ -41,22 +41,23 @@ def buckets(subnet: Subnet) -> Iterator[int]:
             yield bucket
 
 
-def has_room(view: View, subnet: Subnet, bucket: int, before: int, beside: int = 0) -> bool:
-    """Whether an address of the subnet may be had in this bucket: never used, or free since `before` (µs).
+def room(view: View, subnet: Subnet, bucket: int, before: int, enough: int) -> int:
+    """How many addresses of the subnet may be had in this bucket, never used or free since `before` (µs): so many, or
+    just that there are `enough`.
 
-    Counted once after each change of the bucket, and when an address has rested long enough. `beside`: how many others
-    will be taken there with it.
+    Counted once after each change of the bucket, and when an address has rested long enough.
     """
     wide = ranges(subnet, bucket)
     if not wide:
-        return False
-    if subnet.id in view.hints and max(view.hints[subnet.id], wide[0][0]) + beside <= wide[-1][1]:
-        return True  # a view that was just read has no such mark yet, and may be full
+        return 0
+    mark = view.hints.get(subnet.id)
+    if mark is not None and max(mark, wide[0][0]) + enough <= wide[-1][1] + 1:
+        return enough  # a view that was just read has no such mark yet, and may be full
     top, since, until, left = view.hints.get((subnet.id, "left"), (-1, 0, 0, 0))
     if top != view.top or not since <= before < until:
         since, until, left = _left(view, wide, before)
         view.hints[subnet.id, "left"] = view.top, since, until, left
-    return bool(left > beside)
+    return int(left)
 
 
 def _left(view: View, wide: list[tuple[int, int]], before: int) -> tuple[int, float, int]:
@@ -81,8 +82,9 @@ def choose(draft: Draft, subnet: Subnet, bucket: int) -> bytes | None:
     for start, end in wide:
         for n in range(max(start, hints.get(subnet.id, 0)), end + 1):
             hints[subnet.id] = n + 1
-            if draft.get(Kind.IP, ip_bytes(n)) is None:
-                return ip_bytes(n)
+            ip = ip_bytes(n)
+            if draft.get(Kind.IP, ip) is None:
+                return ip
     free: list[bytes] = hints.setdefault((subnet.id, "free"), [])
     for again in (False, True):
         while free:

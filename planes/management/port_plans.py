@@ -234,3 +234,20 @@ def home_bucket(mac: bytes, wanted: tuple[Wish, ...]) -> int | None:
         if wish.ip:
             return bucket(wish.ip)
     return None
+
+
+def alike(fields: Fields, other: Fields) -> bool:
+    """Whether a port is planned as the other was: it may have any address of the same subnets, in the same groups.
+
+    What one request's checks found is the same object for all that ask the same.
+    """
+    return (
+        fields.wishes is other.wishes
+        and fields.groups is other.groups
+        and fields.network is other.network
+        and fields.security == other.security
+        and len(fields.wishes) == 1
+        and not fields.wishes[0].ip
+        and not fields.mac
+        and not other.mac
+    )

@@ -4,7 +4,6 @@ Updates are in `port_update`, creation in `port_create`.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from planes.control.reads import Status
 from planes.management.caller import Caller
 from planes.management.context import Context, check_revision, iso
 from planes.management.groups import Groups
+from planes.management.port_checks import PortChecks
 from planes.management.port_create import BucketFull, Plan, PortCreation
 from planes.management.port_lists import PortList
 from planes.management.port_update import PortChange
@@ -25,7 +25,7 @@ from planes.model.addresses import bucket, ip_text, mac_text
 from planes.model.enums import Kind
 from planes.model.enums import Status as Word
 from planes.model.errors import AlcorError, Unavailable, not_found
-from planes.model.ids import bucket_of, common_text, home_of, is_ours, parse, place_of, text
+from planes.model.ids import bucket_of, common_text, is_ours, parse, place_of, text
 from planes.model.query import Listing, Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.resources import Address, AddressState, Port, PortState
@@ -48,13 +48,12 @@ class Ports:
     # -- create -----------------------------------------------------------------------------------------------------
 
     async def create(self, who: Caller, wanted: Sequence[PortCreate]) -> list[PortView]:
-        creation, change = self._creation, who.change
-        fields = [await creation.check(who, item) for item in wanted]
+        creation, change, checks = self._creation, who.change, PortChecks(self._c, self._groups, who)
+        fields = [await checks.check(item) for item in wanted]
         change.mark("validate")
         plans: list[Plan] = []
         try:
-            for item in fields:
-                plans.append(await creation.plan(item))  # noqa: PERF401 – what was planned before a failure must be known
+            await creation.plan_all(fields, plans)
             await self._claim(plans)
             change.mark("claim")
             ports = await self._commit(who, plans)
@@ -63,7 +62,8 @@ class Ports:
         change.mark("write")
         traceparent = change.traceparent
         for port in ports:
-            self._c.ground.publish_port(port, traceparent)
+            if port.host or port.leaving:
+                self._c.ground.publish_port(port, traceparent)
         self._follow(who, ports)
         return [self._view(port, None) for port in ports]
 
@@ -84,13 +84,14 @@ class Ports:
         except AlcorError:
             await self._undo(who, ports)
             raise
-        for port in ports:
-            await creation.confirm(port)
+        for plan, port in zip(plans, ports, strict=True):
+            if plan.outside:
+                await creation.confirm(port)
         return ports
 
     async def _many(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
         """Those of one home bucket together, all of them side by side."""
-        done = await _all(self._share(who, share) for share in _shares(plans).values())
+        done = await _all(self._share(who, share) for share in _shares(plans))
         made = {port.id: port for item in done if not isinstance(item, BaseException) for port in item}
         ports = [made[plan.id] for plan in plans if plan.id in made]
         if failed := [item for item in done if isinstance(item, BaseException)]:
@@ -239,36 +240,40 @@ class Ports:
             hosts, name = self._c.plane.hosts, port.host
             host = hosts.get(name) if name else None
             why = reason(port, status, host.state if host else None, bool(name) and hosts.answers(name))
+        created = iso(port.created)
+        # With as many keywords as it has fields, the call would cost five times as much.
         return PortView(
-            id=text(port.id),
-            name=port.name,
-            description=port.description,
-            project_id=port.project,
-            tenant_id=port.project,
-            network_id=common_text(port.network),
-            mac_address=mac_text(port.mac),
-            fixed_ips=tuple([FixedIpView(subnet_id=common_text(s), ip_address=ip_text(ip)) for s, ip in port.fixed]),
-            security_groups=tuple([common_text(group) for group in port.groups]),
-            allowed_address_pairs=tuple(
-                [AddressPairView(ip_address=ip, mac_address=mac or mac_text(port.mac)) for ip, mac in port.pairs]
-            )
-            if port.pairs
-            else (),
-            port_security_enabled=port.security,
-            admin_state_up=port.admin_up,
-            status=said,
-            status_reason=why,
-            device_id=port.device_id,
-            device_owner=port.device_owner,
-            host_id=port.host,
-            vnic_type=port.vnic_type,
-            vif_type="tap" if port.host else "unbound",
-            vif_details={"port_filter": port.security} if port.host else {},
-            profile=port.profile,
-            created_at=iso(port.created),
-            updated_at=iso(port.updated),
+            text(port.id),
+            port.name,
+            port.description,
+            port.project,
+            port.project,  # as tenant_id
+            common_text(port.network),
+            mac_text(port.mac),
+            tuple([FixedIpView(subnet_id=common_text(s), ip_address=ip_text(ip)) for s, ip in port.fixed]),
+            tuple([common_text(group) for group in port.groups]),
+            _pairs(port) if port.pairs else (),
+            port.security,
+            port.admin_up,
+            said,
+            why,
+            port.device_id,
+            port.device_owner,
+            port.host,
+            port.vnic_type,
+            "tap" if port.host else "unbound",
+            {"port_filter": port.security} if port.host else {},
+            port.profile,
+            (),  # extra_dhcp_opts
+            (),  # tags
+            created_at=created,
+            updated_at=created if port.updated == port.created else iso(port.updated),
             revision_number=port.rev,
         )
+
+
+def _pairs(port: Port) -> tuple[AddressPairView, ...]:
+    return tuple([AddressPairView(ip_address=ip, mac_address=mac or mac_text(port.mac)) for ip, mac in port.pairs])
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
@@ -282,12 +287,13 @@ async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T | BaseException
         return [error]
 
 
-def _shares(plans: Sequence[Plan]) -> dict[tuple[int, int], list[Plan]]:
+def _shares(plans: Sequence[Plan]) -> list[list[Plan]]:
     """Plans by network and home bucket, at most as many together as a batch holds."""
-    shares: dict[tuple[int, int], list[Plan]] = {}
-    count: Counter[int] = Counter()
+    shares: dict[bytes, list[Plan]] = {}
     for plan in plans:
-        home = home_of(plan.id)
-        shares.setdefault((home, count[home] // BATCH), []).append(plan)
-        count[home] += 1
-    return shares
+        home = plan.id[8:]
+        if home in shares:
+            shares[home].append(plan)
+        else:
+            shares[home] = [plan]
+    return [share[start : start + BATCH] for share in shares.values() for start in range(0, len(share), BATCH)]

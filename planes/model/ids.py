@@ -36,6 +36,7 @@ def make_id(home: int, random: int) -> Id:
     return Id((high | _VERSION | middle | _VARIANT | (home & _HOME_MASK)).to_bytes(16, "big"))
 
 
+@lru_cache(4096)
 def leading(home: int) -> int:
     """Where ids of a home begin, in its place among the 60 bits: homes are spread evenly (Fibonacci hashing)."""
     spread = home * 0x9E37_79B9_7F4A_7C15 & (1 << 64) - 1

@@ -83,7 +83,9 @@ class AddressPairView(View, kw_only=True, frozen=True):
     mac_address: str
 
 
-class PortView(View, kw_only=True, frozen=True):
+class PortView(View, frozen=True):
+    """Made in the order of its fields, of which it has too many for keywords."""
+
     id: str
     name: str
     description: str
@@ -101,12 +103,12 @@ class PortView(View, kw_only=True, frozen=True):
     device_id: str
     device_owner: str
     host_id: str = field(name="binding:host_id")
-    vnic_type: str = field(default="normal", name="binding:vnic_type")
+    vnic_type: str = field(name="binding:vnic_type")
     vif_type: str = field(name="binding:vif_type")
     vif_details: dict[str, Any] = field(name="binding:vif_details")
     profile: dict[str, Any] = field(name="binding:profile")
-    extra_dhcp_opts: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
+    extra_dhcp_opts: tuple[str, ...]
+    tags: tuple[str, ...]
     created_at: str
     updated_at: str
     revision_number: int

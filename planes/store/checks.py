@@ -29,7 +29,7 @@ def check_batch(batch: Batch) -> None:
     table = batch.table
     if not table.guard:
         raise ValueError(f"{table.name} is a free table: it takes write(), not commit()")
-    if not _plain(table, "partition", batch.partition):
+    if _odd(table, "partition", (batch.partition,)):
         _whole(table, "partition", table.partition, batch.partition)
     for name, value in batch.statics.items():
         kind = _statics(table.name).get(name)
@@ -42,10 +42,9 @@ def check_batch(batch: Batch) -> None:
     if not table.clustering and (batch.puts or batch.drops):
         raise ValueError(f"{table.name} has no rows, only statics")
     width = len(table.clustering)
-    for row in batch.puts:
-        if not _plain(table, "row", row):
-            _whole(table, "row", table.clustering, row[:width])
-            _whole(table, "row", table.columns, row[width:], null=True)
+    for row in _odd(table, "row", batch.puts):
+        _whole(table, "row", table.clustering, row[:width])
+        _whole(table, "row", table.columns, row[width:], null=True)
     for key in batch.drops:
         _whole(table, "clustering", table.clustering, key)
 
@@ -57,7 +56,7 @@ def check_writes(writes: Iterable[Write]) -> None:
         if table.guard:
             raise ValueError(f"{table.name} is a guarded table: it takes commit(), not write()")
         dead = write.columns is None
-        if not _plain(table, "key" if dead else "all", write.partition + write.clustering + (write.columns or ())):
+        if _odd(table, "key" if dead else "all", (write.partition + write.clustering + (write.columns or ()),)):
             _whole(table, "partition", table.partition, write.partition)
             _whole(table, "clustering", table.clustering, write.clustering)
             if write.columns is not None:
@@ -102,20 +101,24 @@ def _whole(table: Table, part: str, columns: Columns, values: Values, null: bool
         _value(table, column, value, null)
 
 
-def _plain(table: Table, part: str, values: Values) -> bool:
-    """The quick look, which nearly all rows pass: as many values as columns, each of just its type."""
+def _odd(table: Table, part: str, rows: Iterable[Values]) -> list[Values]:
+    """Those that fail the quick look, which nearly all pass: as many values as columns, each of just its type."""
     found = _SHAPES.get((table.name, part))
     if found is None:
         columns = [column for name in _PARTS[part] for column in getattr(table, name)]
-        kinds = tuple(_PYTHON[kind] for _, kind in columns)
+        kinds = tuple([_PYTHON[kind] for _, kind in columns])
         found = _SHAPES[table.name, part] = kinds, [n for n, kind in enumerate(kinds) if kind is int]
     kinds, numbers = found
-    if tuple(map(type, values)) != kinds:
-        return False
-    for n in numbers:  # noqa: SIM110 – for every row that is written; a generator costs more than what it checks
-        if not -_MAX <= values[n] <= _MAX:  # type: ignore[operator]
-            return False
-    return True
+    odd = []
+    for row in rows:
+        if tuple(map(type, row)) != kinds:
+            odd.append(row)
+            continue
+        for n in numbers:
+            if not -_MAX <= row[n] <= _MAX:  # type: ignore[operator]
+                odd.append(row)
+                break
+    return odd
 
 
 @cache

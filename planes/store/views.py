@@ -4,7 +4,7 @@ Made by `partitions`, used by operations and by whoever looks at a partition wit
 store.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from planes.model.enums import Kind
@@ -48,21 +48,36 @@ class View:
 
     def merge(self, edits: Edits, batch: Batch) -> None:
         """Become what the batch that these edits made has left in the store."""
+        ports: list[Port] = []
         for (kind, key), body in edits.items():
-            rows = self.kinds.setdefault(kind, {})
+            rows = self.kinds.get(kind)
+            if rows is None:
+                rows = self.kinds[kind] = {}
             if body is None:
                 rows.pop(key, None)
             else:
                 rows[key] = body
+                if kind == _PORT:
+                    ports.append(body)  # type: ignore[arg-type]  # the kind says so
         self.statics.update(batch.statics)
         dropped = {key for kind, key in batch.drops if kind == _IP}
         self.stored.difference_update(dropped)
         self.stored.update(row[1] for row in batch.puts if row[0] == _IP)  # type: ignore[misc]
         # Any port may tell of an address that has no row any more.
+        if rest := self.all(_PORT).values() if dropped else ports:
+            self._tell_rest(rest)
+
+    def _tell_rest(self, ports: Iterable[Port]) -> None:
+        """What these ports' rows tell of that is not here; of nearly all of them everything is."""
         addresses, macs = self.kinds.get(_IP, {}), self.kinds.get(_MAC, {})
-        for port in self.all(_PORT).values() if dropped else edits.values():
-            if isinstance(port, Port) and not (port.mac in macs and addresses.keys() >= {ip for _, ip in port.fixed}):
+        for port in ports:
+            if port.mac not in macs:
                 self._tell((port,))
+                continue
+            for _, ip in port.fixed:
+                if ip not in addresses:
+                    self._tell((port,))
+                    break
 
     @property
     def top(self) -> int:
@@ -91,13 +106,20 @@ class Draft:
         self.set: dict[str, Value] = {}
 
     def get(self, kind: int, key: bytes = b"") -> Any:
-        where = (int(kind), key)
+        where = (kind, key)
         if where in self.edits:
             return self.edits[where]
-        if where in self._batch:
+        if self._batch and where in self._batch:
             return self._batch[where]
         rows = self.view.kinds.get(kind)
         return rows.get(key) if rows else None
+
+    def lacks(self, kind: int, keys: Collection[bytes]) -> bool:
+        """Whether surely none of these rows is there, by one look for all; False where it takes one for each."""
+        rows = self.view.kinds.get(kind)
+        if rows and not rows.keys().isdisjoint(keys):
+            return False
+        return not any((kind, key) in over for over in (self._batch, self.edits) if over for key in keys)
 
     def all(self, kind: int) -> Iterator[tuple[bytes, Any]]:
         """Rows of a kind with every edit so far, in no particular order; no edits while it runs."""
@@ -133,7 +155,7 @@ def to_store(view: View, edits: Edits, revs: Mapping[tuple[int, bytes], int]) ->
     for where, body in edits.items():
         kind, key = where
         if kind == _PORT:
-            for ip, address in _left_alone(view, edits, key, cast(Port | None, body)):
+            for ip, address in _left_alone(view, edits, key, body):  # type: ignore[arg-type]  # the kind says so
                 rows[_IP, ip] = to_row(_IP, ip, address.rev, address)
         if body is not None and not (kind in _TOLD and _told(view, edits, key, body)):
             rows[where] = to_row(kind, key, revs[where], body)
@@ -145,11 +167,11 @@ def _told(view: View, edits: Edits, key: bytes, body: Any) -> bool:
     if key in view.stored or (isinstance(body, Address) and body.state != AddressState.USED):
         return False  # a row that is there would count
     owner = (_PORT, body.port)
-    port = cast(Port | None, edits[owner] if owner in edits else view.get(*owner))
+    port: Any = edits[owner] if owner in edits else view.get(*owner)
     if port is None:
         return False
     if isinstance(body, MacRow):
-        return port.mac == key
+        return bool(port.mac == key)
     present: Address | None = view.get(_IP, key)
     # What another port's row tells could count.
     return tells(port, key, body) and (present is None or present.port == port.id)
