@@ -40,11 +40,19 @@ class Commits:
         before: Before | None = None,
         weight: int = 1,
         renumber: Callable[[], Awaitable[None]] | None = None,
+        look: Callable[[], Awaitable[None]] | None = None,
     ) -> Done[T]:
         """Change a bucket; wait for the former host of an address that is being released (rule S19).
 
-        `renumber` asks anew for the numbers of the groups of the ports that are to be committed.
+        `renumber` asks anew for the numbers of the groups of the ports that are to be committed; `look` is awaited
+        whenever somebody else has changed the bucket meanwhile.
         """
+
+        async def prepare() -> None:
+            await self._refresh(network)
+            if look is not None:
+                await look()
+
         deadline, looks = 0.0, 0
         while looks < LOOKS:
             try:
@@ -53,7 +61,7 @@ class Commits:
                     network.number,
                     where,
                     apply,
-                    lambda: self._refresh(network),
+                    prepare,
                     before=before,
                     weight=weight,
                 )

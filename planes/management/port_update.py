@@ -65,8 +65,14 @@ class PortChange:
         rows = [row for row in index_rows(planned) if row not in index_rows(old)]
         named = names([*index_rows(old), *rows])
         entry = Entry(Kind.PORT, (old.id,), False, old.network, old.project, named, tuple(sorted(elsewhere)))
-        own = [row for row in own_rows(planned) if row in rows]
-        await self._c.announce(old.id, entry, puts(own, self._c.now()))
+        await self._c.announce(old.id, entry, puts(rows, self._c.now()))
+
+        async def look() -> None:
+            """At the groups, now that they lead here: whoever deletes one later stops this commit (rule D4)."""
+            if "groups" in asked.fields:
+                await self._groups.looks.stand([planned])
+
+        await look()
         await self._claim(old, asked)
         self._creation.announce_peer(asked.network, planned.host)
         who.change.mark("claim")
@@ -76,9 +82,9 @@ class PortChange:
             lambda draft, rev: self._apply(who, old, asked, if_match, draft, rev),
             lambda: asked.marks,
             renumber=lambda: self._identity(old, asked),
+            look=look,
         )
         port: Port = done.value
-        await self._groups.looks.stand([port])
         await self._follow_outside(old, port)
         gone = [row for row in own_rows(old) if row not in own_rows(port)]
         await self._c.write(drops(gone, self._c.now()) + drops(asked.unmarked, port.rev))

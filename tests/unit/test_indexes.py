@@ -176,3 +176,20 @@ async def test_a_group_is_deleted_while_a_port_of_it_is_about_to_be_committed(cl
     with pytest.raises(NotFound, match=r"Security group .* does not exist"):
         await task
     assert await listed(cloud) == []
+
+
+async def test_a_group_is_deleted_while_a_port_is_about_to_change_to_it(cloud: Cloud, store: Held) -> None:
+    network, _ = await network_with_subnet(cloud)
+    (group,) = await cloud.groups.create(caller(), [GroupCreate(name="g")])
+    made = await port(cloud, network.id)
+    store.go.clear()
+    store.waits.clear()
+    change = cloud.ports.update(caller(), made.id, PortUpdate(security_groups=(group.id,)), None)
+    task = asyncio.create_task(change)
+    await store.waits.wait()
+    other = build(store, MemoryBus(MemoryBroker(), "other"), CONTROL, ManagementConfig())
+    await other.groups.delete(caller(), group.id, None)
+    store.go.set()
+    with pytest.raises(NotFound, match=r"Security group .* does not exist"):
+        await task
+    assert (await cloud.ports.get(caller(), made.id)).security_groups == made.security_groups
