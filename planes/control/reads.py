@@ -25,6 +25,8 @@ TOGETHER = 200
 WIDTH = 32
 #: ports of one bucket up to which reading them costs no more than asking whether what is remembered still holds
 WORTH = 4
+#: ports of one bucket from which on reading it whole costs little more than reading them
+MANY = 250
 
 
 class Report(Body, frozen=True):
@@ -149,14 +151,19 @@ async def ports_in(store: Store, bucket: tuple[int, int]) -> dict[bytes, Port]:
 
 
 async def current_ports_in(
-    partitions: Partitions, bucket: tuple[int, int], after: bytes = b"", limit: int = 0
+    partitions: Partitions, where: tuple[int, int], after: bytes = b"", limit: int = 0
 ) -> list[Port]:
-    """Ports of a bucket behind an id, in order, `limit` at most (0: all); where from as `current_ports`."""
-    view = None if 0 < limit <= WORTH else await partitions.current(PORTS, bucket)
+    """Ports of a bucket behind an id, in order, `limit` at most (0: all); where from as `current_ports`.
+
+    Who wants many reads the bucket whole, so that it is remembered for the next page and for who reads the list anew.
+    """
+    view = None if 0 < limit <= WORTH else await partitions.current(PORTS, where)
+    if view is None and not 0 < limit < MANY:
+        view = await partitions.view(PORTS, where, fresh=True)
     if view is not None:
         known = view.all(Kind.PORT)
         ids = sorted([id_ for id_ in known if id_ > after])
         return [known[id_] for id_ in (ids[:limit] if limit else ids)]
     kind = int(Kind.PORT)
-    read = await partitions.store.read(PORTS, bucket, prefix=(kind,), after=(kind, after) if after else (), limit=limit)
+    read = await partitions.store.read(PORTS, where, prefix=(kind,), after=(kind, after) if after else (), limit=limit)
     return [decode(kind, row[3]) for row in read.rows]

@@ -23,7 +23,7 @@ LIST_CHUNK = 500
 #: parts of an index, by the first bits of an id, and of how many a list reads at a time
 PARTS, ABREAST = 64, 16
 #: how many parts a long page begins with: one after the other they would be as many round trips
-WIDE = 8
+WIDE = 4
 #: buckets that are read side by side
 BUCKETS = 32
 
