@@ -1,7 +1,7 @@
 """The check beside requests under way, and what it says of a store that nothing is wrong with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,29 +17,13 @@ from planes.model.errors import Conflict
 from planes.model.ids import bucket_of, number_of, parse
 from planes.model.requests import FixedIp, PortCreate, SubnetCreate
 from planes.store.protocol import Batch, Write
-from planes.store.schema import NETWORKS, PORT_STATUS, PORTS
-from planes.store.sqlite.store import SqliteStore
+from planes.store.schema import NETWORKS, PORT_STATUS
 from tests.support.cloud import caller, network_with_subnet, running
+from tests.support.held import Held
 from tests.support.invariants import violations
 
 CONTROL = ControlConfig(echo_after=0.05, echo_every=3600, vni_quarantine=0)
 MANAGEMENT = ManagementConfig(quotas={"port": 10, "network": 10, "subnet": 10})
-
-
-class Held(SqliteStore):
-    """Batches that would put a port wait until they may go on."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.go = asyncio.Event()
-        self.go.set()
-        self.waits = asyncio.Event()
-
-    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
-        if batch.table is PORTS and any(row[0] == 10 for row in batch.puts):
-            self.waits.set()
-            await self.go.wait()
-        return await super().commit(batch, before)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What leads to ports: one row for all of a bucket, there from the first port that needs it to the last."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,14 @@ from planes.model.ids import RANDOM_BITS, make_id, parse, place_of
 from planes.model.query import Query
 from planes.model.requests import GroupCreate, PortCreate, PortUpdate
 from planes.model.views import PortView
-from planes.store.protocol import Batch, Write
-from planes.store.schema import BY_GROUP, BY_PROJECT, PORTS
+from planes.store.protocol import Write
+from planes.store.schema import BY_GROUP, BY_PROJECT
 from planes.store.sqlite.store import SqliteStore
 from tests.support.cloud import caller, network_with_subnet, running
+from tests.support.held import Held
 from tests.support.invariants import violations
 
 CONTROL = ControlConfig(echo_after=0.05, echo_every=3600)
-
-
-class Held(SqliteStore):
-    """Batches that would put a port wait until they may go on."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.go = asyncio.Event()
-        self.go.set()
-        self.waits = asyncio.Event()
-
-    async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
-        if batch.table is PORTS and any(row[0] == Kind.PORT for row in batch.puts):
-            self.waits.set()
-            await self.go.wait()
-        return await super().commit(batch, before)
 
 
 @pytest.fixture
