@@ -12,7 +12,7 @@ from planes.control import fence, goals, reads
 from planes.control.feed import PARTS, Entry, Feed
 from planes.control.ground import Ground
 from planes.control.hosts import Hosts
-from planes.control.indexes import Index, drops, index_rows, is_mark, puts, unneeded
+from planes.control.indexes import Index, drops, index_rows, is_mark, marks, puts, unneeded
 from planes.control.release import Releases, unsaid
 from planes.control.snapshots import Snapshots
 from planes.goalstate.messages import Gone, ObjectKind
@@ -188,11 +188,12 @@ class Echo:
 
     async def _calm(self, ports: Sequence[Port], entry: Entry, acked: Collection[bytes]) -> bool:
         """Live ports that wait for no host: what they claimed is confirmed and told once more."""
-        tidy, writes = True, []
+        tidy, writes, named = True, [], _marks(entry)
         for port in ports:
             tidy &= await self._tidy(entry, port.id, port)
             await self._confirm(port)
-            await self._unmark(entry, port.id, index_rows(port))
+            right = marks(port)
+            await self._unmark(entry, port.id, [mark for mark in named if mark not in right])
             writes += self._index(port, entry)
         if writes:
             await self._store.write(writes)
@@ -211,18 +212,17 @@ class Echo:
         The rows of one that was created and never changed came with its feed row, before it.
         """
         rows = index_rows(port)
-        wrong = [row for row in _index(entry) if row not in rows and row[2] == (port.id,)]
+        wrong = [row for row in _named(entry) if row[2] == (port.id,) and row not in rows]
         if not wrong and (not entry.index or (entry.create and port.rev == port.created)):
             return []
         stamp = self._now()
         before = stamp - self._feed.window  # a later change, about to commit, may have put it there again
         return [*puts(rows, stamp), *drops(wrong, before)]
 
-    async def _unmark(self, entry: Entry, id_: bytes, right: Collection[Index] = ()) -> None:
+    async def _unmark(self, entry: Entry, id_: bytes, rows: Sequence[Index]) -> None:
         """Marks that a change named go where no port of the bucket needs them: its creation failed, or it was deleted
         and whoever removed it did not come to that. Somebody may just be about to need one: he is stopped.
         """
-        rows = [row for row in _index(entry) if row not in right and is_mark(row)] if entry.kind == Kind.PORT else []
         if not rows:
             return
 
@@ -271,7 +271,7 @@ class Echo:
             if (await self._ground.bucket_view(number, home)).get(Kind.PORT, id_) is not None:
                 return
         await self._tidy(entry, id_, None)
-        await self._unmark(entry, id_)
+        await self._unmark(entry, id_, _marks(entry))
         await self._unindex(entry, id_)
 
     async def _tidy(self, entry: Entry, id_: bytes, port: Port | None) -> bool:
@@ -317,7 +317,7 @@ class Echo:
 
     async def _unindex(self, entry: Entry, id_: bytes) -> None:
         stamp = self._now()
-        mine = [row for row in _index(entry) if row[2] == (id_,)]
+        mine = [row for row in _named(entry) if row[2] == (id_,)]
         hosts = [str(part[0]) for table, part, _ in mine if table is BY_HOST]
         await self._store.write(drops(mine, stamp) + unsaid(Id(id_), hosts, stamp))
         resource, limit = self._quotas(entry.kind)
@@ -420,8 +420,14 @@ class Echo:
         return True
 
 
-def _index(entry: Entry) -> list[Index]:
+def _named(entry: Entry) -> list[Index]:
+    """The index rows that a change named."""
     return [(_TABLES[name], where, key) for name, where, key in entry.index]
+
+
+def _marks(entry: Entry) -> list[Index]:
+    """Those of them that lead to a bucket."""
+    return [row for row in _named(entry) if is_mark(row)] if entry.kind == Kind.PORT else []
 
 
 def _is_quiet(entry: Entry) -> bool:

@@ -6,8 +6,9 @@ a mark writes it before, and whoever removes the last takes it away after, each 
 proves it; in between nobody writes any. Called by management and control. Pure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 from planes.model.enums import Kind
 from planes.model.ids import Id, home_of, leading, make_id
@@ -62,17 +63,17 @@ def own_rows(port: Port) -> list[Index]:
         rows.append((BY_DEVICE, (port.device_id,), (id_,)))
     if port.name:
         rows.append((BY_NAME, (port.project, port.name, part_of(id_) % NAME_PARTS), (id_,)))
-    return rows if is_marked(id_) else [*rows, *_listed(id_, port.project, port.groups)]
+    return rows if is_marked(id_) else [*rows, *_listed(id_, (port.project, *port.groups))]
 
 
 def marks(port: Port) -> list[Index]:
     """Those that lead to its bucket."""
-    return _listed(mark_of(port.id), port.project, port.groups) if is_marked(port.id) else []
+    return _listed(mark_of(port.id), (port.project, *port.groups)) if is_marked(port.id) else []
 
 
 def leads_to(row: Index, port: Port) -> bool:
     """Whether a row may be there for the port: also those of its own that versions without marks wrote."""
-    return row in index_rows(port) or row in _listed(port.id, port.project, port.groups)
+    return row in index_rows(port) or row in _listed(port.id, (port.project, *port.groups))
 
 
 def is_mark(row: Index) -> bool:
@@ -82,9 +83,11 @@ def is_mark(row: Index) -> bool:
     return of_ports and isinstance(key, bytes) and key == mark_of(key)
 
 
-def unshared(draft: Draft, id_: Id, project: str, groups: Sequence[Id]) -> list[Index]:
-    """Of the marks of a port of this id, project and groups those that no other port in its bucket's draft needs."""
-    mark, left = mark_of(id_), {project, *groups}
+def unshared(draft: Draft, id_: Id, names: Sequence[Any]) -> list[Index]:
+    """Of the marks that lead from a project and groups to the bucket of a draft those that no port there needs, but for
+    the one of this id. In most buckets the first other port needs all of them.
+    """
+    mark, left = mark_of(id_), set(names)
     start = mark[:LEADING]
     if id_[:LEADING] != start:
         return []
@@ -94,19 +97,21 @@ def unshared(draft: Draft, id_: Id, project: str, groups: Sequence[Id]) -> list[
             left.difference_update(other.groups)
             if not left:
                 return []
-    return [row for row in _listed(mark, project, groups) if row[1][0] in left]
+    return _listed(mark, [name for name in names if name in left])
 
 
 def unneeded(draft: Draft, rows: Sequence[Index]) -> list[Index]:
     """Those of some marks of a bucket that none of the ports in its draft needs."""
-    needed = {mark for _, port in draft.all(Kind.PORT) for mark in marks(port)}
-    return [row for row in rows if row not in needed]
+    return unshared(draft, rows[0][2][0], [row[1][0] for row in rows]) if rows else []  # type: ignore[arg-type]
 
 
-def _listed(key: Id, project: str, groups: Sequence[Id]) -> list[Index]:
-    part = part_of(key)
-    rows: list[Index] = [(BY_PROJECT, (project, int(Kind.PORT), part), (key,))]
-    return rows + [(BY_GROUP, (group, part), (key,)) for group in groups]
+def _listed(key: Id, names: Iterable[Any]) -> list[Index]:
+    """Rows of a key under a project (text) and groups (ids)."""
+    part, kind = part_of(key), int(Kind.PORT)
+    return [
+        (BY_PROJECT, (name, kind, part), (key,)) if isinstance(name, str) else (BY_GROUP, (name, part), (key,))
+        for name in names
+    ]
 
 
 def puts(rows: Sequence[Index], rev: int) -> list[Write]:

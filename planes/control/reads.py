@@ -157,9 +157,11 @@ async def current_ports_in(
 
     Who wants many reads the bucket whole, so that it is remembered for the next page and for who reads the list anew.
     """
-    view = None if 0 < limit <= WORTH else await partitions.current(PORTS, where)
-    if view is None and not 0 < limit < MANY:
-        view = await partitions.view(PORTS, where, fresh=True)
+    view = None
+    if not 0 < limit < MANY:
+        view = await bucket(partitions, where)
+    elif limit > WORTH:
+        view = await partitions.current(PORTS, where)
     if view is not None:
         known = view.all(Kind.PORT)
         ids = sorted([id_ for id_ in known if id_ > after])

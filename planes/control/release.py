@@ -91,7 +91,7 @@ class Releases:
             mac = draft.get(Kind.MAC, port.mac)
             if mac is not None and mac.port == port.id:
                 draft.drop(Kind.MAC, port.mac)
-            return unshared(draft, row.id, row.project, row.groups)
+            return unshared(draft, row.id, (row.project, *row.groups))
 
         done = await self._ground.change_bucket(port.network, number, home, apply)
         rev = max(done.rev, port.rev) + 1

@@ -249,9 +249,9 @@ class PortCreation:
         """Marks that the bucket needs for these and has not yet."""
         id_, first = plans[0].id, plans[0].fields
         if len(plans) == 1:
-            return unshared(draft, id_, first.project, first.groups)
+            return unshared(draft, id_, (first.project, *first.groups))
         kinds = {(plan.fields.project, plan.fields.groups) for plan in plans}
-        return list(dict.fromkeys(row for kind in kinds for row in unshared(draft, id_, *kind)))
+        return unshared(draft, id_, list({name for project, groups in kinds for name in [project, *groups]}))
 
     def _draft_port(self, plan: Plan) -> Port:
         fields = plan.fields

@@ -236,8 +236,8 @@ class PortChange:
         self._rows(draft, row, new, asked, rev)
         asked.marks, asked.unmarked = [], []
         if new.groups != row.groups:
-            asked.marks = puts(unshared(draft, new.id, new.project, new.groups), rev)
-            alone = unshared(draft, row.id, row.project, row.groups)
+            asked.marks = puts(unshared(draft, new.id, (new.project, *new.groups)), rev)
+            alone = unshared(draft, row.id, (row.project, *row.groups))
             asked.unmarked = [mark for mark in alone if mark not in marks(new)]
         draft.put(Kind.PORT, row.id, new)
         return new
