@@ -9,7 +9,7 @@ connection has one timer for as long as it lives; uvicorn's own are made anew fo
 import asyncio
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -118,17 +118,22 @@ class Protocol(HttpToolsProtocol):
 
 
 class Straight:
-    """One request and its answer, each in one step, if nothing is special about it; else it goes the usual way."""
+    """One request and its answer, each in one step, if nothing is special about it; else it goes the usual way.
+
+    It does not hold what holds it: a request that is over is freed at once, and leaves no work to the collector.
+    """
 
     __slots__ = ("_cycle",)
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        self._cycle = ref(cycle)
 
     def body(self) -> bytes | None:
         """The request's, if all of it is here."""
-        cycle = self._cycle
-        if cycle.more_body or cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
+        cycle = self._cycle()
+        if cycle is None or cycle.disconnected or cycle.response_complete:
+            return None
+        if cycle.more_body or cycle.waiting_for_100_continue:
             return None
         cycle.flow.resume_reading()
         body, cycle.body = bytes(cycle.body), bytearray()
@@ -136,7 +141,9 @@ class Straight:
 
     def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
         """Write it; False: nothing was written. The headers must say how long the body is."""
-        cycle = self._cycle
+        cycle = self._cycle()
+        if cycle is None:
+            return False
         usual = cycle.disconnected or cycle.flow.write_paused or cycle.response_started
         if usual or not cycle.keep_alive or cycle.access_log or cycle.scope["method"] == "HEAD":
             return False

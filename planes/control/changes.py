@@ -2,16 +2,20 @@
 
 Called by management (a change was published), by the acks (a host answered) and by the REST edge (show me). Stages
 come from the control plane's own clock and from the messages, so they are complete without sampling; `finished` hears
-of each record and may export spans. Finished changes are kept in memory for a while and in the store for 7 days.
+of each record and may export spans. Changes that have ended are put away some at a time, by a task of their own: one
+after the other that costs a third of what each costs alone, between two requests. They are kept in memory for a while
+and in the store for 7 days.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from operator import attrgetter
 
 import msgspec
+from msgspec import Struct
 
 from observability.stages import Change, request_id
 from planes.control.events import Teller
@@ -26,8 +30,12 @@ log = logging.getLogger(__name__)
 #: changes followed at once, and finished ones kept in memory
 FOLLOWED = 100_000
 KEPT = 20_000
-#: writes that wait for the background writer; more are dropped and counted
+#: ended ones that wait to be put away; more are dropped and counted
 BACKLOG = 50_000
+#: put away in one go
+TOGETHER = 64
+#: seconds for which they gather
+GATHER = 0.1
 
 
 class Record(Body, frozen=True):
@@ -45,6 +53,20 @@ class Record(Body, frozen=True):
     count: int = 0
 
 
+class Brief(Struct, frozen=True, gc=False):
+    """What a finished change is found by, and its record as it is stored: many are kept, few are looked at."""
+
+    project: str
+    resource: str
+    status: str
+    object: str
+    total: int
+    body: bytes
+
+
+#: one answer for a port: host, what it said, when that came and when it was kept
+Answer = tuple[str, Applied, int, int]
+
 _decode = msgspec.msgpack.Decoder(Record).decode
 _encode = msgspec.msgpack.Encoder().encode
 _start = attrgetter("start")
@@ -55,15 +77,15 @@ Finished = Callable[[Record], None]
 class _Open:
     """A change whose hosts have not all answered."""
 
-    __slots__ = ("before", "change", "hosts", "last", "waiting")
+    __slots__ = ("answers", "before", "change", "given_up", "waiting")
 
     def __init__(self, change: Change, waiting: dict[Id, Port]) -> None:
         self.change = change
         self.waiting = waiting
         #: by port: an earlier change that waits for it too, if any
         self.before: dict[Id, _Open] | None = None
-        self.hosts: dict[tuple[str, str], Took] = {}
-        self.last = change.last
+        self.answers: list[Answer] = []
+        self.given_up = False
 
 
 class Changes:
@@ -76,22 +98,23 @@ class Changes:
         self._open: OrderedDict[bytes, _Open] = OrderedDict()
         #: by port: the last change that waits for its host
         self._last: dict[Id, _Open] = {}
-        self._done: OrderedDict[bytes, Record] = OrderedDict()
-        self._backlog: list[Record] = []
+        #: those that have ended and are not put away yet, and those that are
+        self._ended: dict[bytes, _Open] = {}
+        self._done: OrderedDict[bytes, Brief] = OrderedDict()
         self._wake = asyncio.Event()
         self.counters = {"changes_dropped": 0}
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """Changes whose hosts have not all answered, and finished ones to be written."""
-        return len(self._open), len(self._backlog)
+        """Changes whose hosts have not all answered, and ended ones to be put away."""
+        return len(self._open), len(self._ended)
 
     def follow(self, change: Change, ports: Iterable[Port] = ()) -> None:
         """The change was published; it is finished when hosts have answered for all these ports (none: now)."""
         waiting = {port.id: port for port in ports}
         opened = _Open(change, waiting)
         if not waiting:
-            self._finish(opened)
+            self._end(opened)
             return
         self._open[change.id] = opened
         for id_ in waiting:
@@ -101,11 +124,11 @@ class Changes:
             self._last[id_] = opened
         if len(self._open) > FOLLOWED:
             _, oldest = self._open.popitem(last=False)
-            self._finish(oldest)
+            self._end(oldest)
             for id_ in oldest.waiting:
                 if self._last.get(id_) is oldest:
                     del self._last[id_]
-            oldest.waiting, oldest.before = {}, None
+            oldest.waiting, oldest.before, oldest.given_up = {}, None, True
 
     def answered(self, host: str, item: Applied, heard: int, stored: int) -> tuple[Change, Port] | None:
         """A host answered for one port: `heard` and `stored` are when the ack came and when it was kept.
@@ -122,90 +145,114 @@ class Changes:
             del self._last[id_]
         earlier: _Open | None = opened
         while earlier is not None and earlier.waiting.pop(id_, None) is not None:
-            self._answer(earlier, host, item, heard, stored)
+            earlier.answers.append((host, item, heard, stored))
+            if not earlier.waiting:
+                self._open.pop(earlier.change.id, None)
+                self._end(earlier)
             earlier = earlier.before.pop(id_, None) if earlier.before else None
         return opened.change, port
 
-    def _answer(self, opened: _Open, host: str, item: Applied, heard: int, stored: int) -> None:
-        begun = item.received if item.sent else item.started or item.done
-        stages = [
-            ("program", begun, item.done, item.error),
-            ("ack", item.done, heard, ""),
-            ("active", heard, stored, ""),
-        ]
-        if item.sent:
-            stages.insert(0, ("receive", item.sent, item.received, ""))
-        for name, start, end, error in stages:
-            # Several ports of one change on one host are one stage: from the first start to the last end.
-            old = opened.hosts.get((name, host))
-            if old is not None:
-                start, end = min(start, old.start), max(end, old.start + old.duration)
-                error = error or old.error
-            opened.hosts[name, host] = Took(name, host, start, end - start if end > start else 0, error)
-        opened.last = max(opened.last, stored)
-        if not opened.waiting:
-            self._open.pop(opened.change.id, None)
-            self._finish(opened)
-
-    def _finish(self, opened: _Open) -> None:
-        record = self._record(opened)
-        self._done[record.id] = record
-        if len(self._done) > KEPT:
-            self._done.popitem(last=False)
-        if len(self._backlog) < BACKLOG:
-            if not self._backlog:
-                self._wake.set()
-            self._backlog.append(record)
-        else:
+    def _end(self, opened: _Open) -> None:
+        if len(self._ended) >= BACKLOG:
             self.counters["changes_dropped"] += 1
-        self._finished(record)
-
-    def _record(self, opened: _Open) -> Record:
-        change = opened.change
-        own = [Took(name, "", start, took) for name, (start, took) in change.stages().items()]
-        stages = own + sorted(opened.hosts.values(), key=_start)
-        failed = [stage for stage in stages if stage.error]
-        status = "ERROR" if failed else ("BUILD" if opened.waiting else "ACTIVE")
-        return Record(
-            change.id,
-            change.trace_id,
-            change.resource,
-            status,
-            tuple(stages),
-            max(0, opened.last - change.begun),
-            change.traceparent,
-            change.project,
-            change.object,
-            change.count,
-        )
+            return
+        if not self._ended:
+            self._wake.set()
+        self._ended[opened.change.id] = opened
 
     async def get(self, id_: bytes) -> Record | None:
         """The record of a change, finished or not."""
-        if opened := self._open.get(id_):
-            return self._record(opened)
-        if record := self._done.get(id_):
-            return record
+        if opened := self._open.get(id_) or self._ended.get(id_):
+            return _record(opened)
+        if brief := self._done.get(id_):
+            return _decode(brief.body)
         rows = (await self._store.read(CHANGES, (id_,))).rows
         return _decode(rows[-1][2]) if rows else None  # type: ignore[arg-type]
 
-    def recent(self) -> Iterator[Record]:
+    def recent(self, fits: Callable[[Record | Brief], bool]) -> Iterator[Record]:
         """What this instance remembers, the newest first; a change that hosts have yet to answer for comes before."""
-        yield from (self._record(opened) for opened in reversed(self._open.values()))
-        yield from reversed(self._done.values())
+        for some in (self._open, self._ended):
+            yield from filter(fits, map(_record, reversed(some.values())))
+        yield from (_decode(brief.body) for brief in reversed(self._done.values()) if fits(brief))
 
     async def keep(self) -> None:
-        """Tell of finished changes and write them in the background, many at once; runs until cancelled."""
+        """Put away what has ended, in the background; runs until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            records, self._backlog = self._backlog, []
-            self._teller.finished([(record.project, done_of(record)) for record in records])
+            await self.put_away()
+            await asyncio.sleep(GATHER)
+
+    async def put_away(self) -> None:
+        """Tell of those that have ended, and write their records."""
+        left = len(self._ended)
+        while left > 0:
+            writes = self.tell(min(left, TOGETHER))
+            left -= TOGETHER
             try:
-                await self._store.write([_write(record) for record in records])
+                await self._store.write(writes)
             except StoreError as error:
-                log.warning("traces of %d changes were not kept: %s", len(records), error)
-                self.counters["changes_dropped"] += len(records)
-            await asyncio.sleep(0.1)
+                log.warning("traces of %d changes were not kept: %s", len(writes), error)
+                self.counters["changes_dropped"] += len(writes)
+
+    def tell(self, most: int) -> list[Write]:
+        """Tell of so many that have ended; their rows."""
+        records = [_record(opened) for opened in islice(self._ended.values(), most)]
+        for record in records:
+            del self._ended[record.id]
+            self._finished(record)
+        self._teller.finished([(record.project, done_of(record)) for record in records])
+        return [self._remembered(record) for record in records]
+
+    def _remembered(self, record: Record) -> Write:
+        body = _encode(record)
+        brief = Brief(record.project, record.resource, record.status, record.object, record.total, body)
+        self._done[record.id] = brief
+        if len(self._done) > KEPT:
+            self._done.popitem(last=False)
+        start = record.stages[0].start if record.stages else 0
+        return Write(CHANGES, (record.id,), (start, ""), (body,), start + record.total)
+
+
+def _record(opened: _Open) -> Record:
+    change, last = opened.change, opened.change.last
+    hosts: dict[tuple[str, str], Took] = {}
+    for host, item, heard, stored in opened.answers:
+        last = max(last, stored)
+        for name, start, end, error in _stages(item, heard, stored):
+            # Several ports of one change on one host are one stage: from the first start to the last end.
+            old = hosts.get((name, host))
+            if old is not None:
+                start, end = min(start, old.start), max(end, old.start + old.duration)
+                error = error or old.error
+            hosts[name, host] = Took(name, host, start, end - start if end > start else 0, error)
+    own = [Took(name, "", start, took) for name, (start, took) in change.stages().items()]
+    stages = own + sorted(hosts.values(), key=_start)
+    failed = [stage for stage in stages if stage.error]
+    status = "ERROR" if failed else ("BUILD" if opened.waiting or opened.given_up else "ACTIVE")
+    return Record(
+        change.id,
+        change.trace_id,
+        change.resource,
+        status,
+        tuple(stages),
+        max(0, last - change.begun),
+        change.traceparent,
+        change.project,
+        change.object,
+        change.count,
+    )
+
+
+def _stages(item: Applied, heard: int, stored: int) -> list[tuple[str, int, int, str]]:
+    """What a host's answer tells: name, start, end and error of each stage."""
+    begun = item.received if item.sent else item.started or item.done
+    stages = [
+        ("program", begun, item.done, item.error),
+        ("ack", item.done, heard, ""),
+        ("active", heard, stored, ""),
+    ]
+    return [("receive", item.sent, item.received, ""), *stages] if item.sent else stages
 
 
 def done_of(record: Record) -> Done:
@@ -220,8 +267,3 @@ def done_of(record: Record) -> Done:
         record.total,
         record.stages,
     )
-
-
-def _write(record: Record) -> Write:
-    start = record.stages[0].start if record.stages else 0
-    return Write(CHANGES, (record.id,), (start, ""), (_encode(record),), start + record.total)

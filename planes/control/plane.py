@@ -157,6 +157,7 @@ class ControlPlane:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         await self.partitions.idle()
+        await self.changes.put_away()
         self.publisher.flush()
         self.teller.flush()
 

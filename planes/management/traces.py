@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from planes.control import reads
-from planes.control.changes import Record, done_of
+from planes.control.changes import Brief, Record, done_of
 from planes.control.watch import Told, Watcher
 from planes.goalstate.messages import Done, Finished
 from planes.management.caller import Caller
@@ -27,7 +27,7 @@ class Wanted(Struct, frozen=True):
     object: str = ""
     least: int = 0  # µs that it took
 
-    def fits(self, record: Record) -> bool:
+    def fits(self, record: Record | Brief) -> bool:
         return (
             record.total >= self.least
             and self.status in ("", record.status)
@@ -56,7 +56,7 @@ class Traces:
 
     def changes(self, who: Caller, wanted: Wanted) -> list[ChangeView]:
         """What this instance remembers of its own, the newest first."""
-        found = (each for each in self._c.plane.changes.recent() if who.sees(each.project) and wanted.fits(each))
+        found = self._c.plane.changes.recent(lambda each: who.sees(each.project) and wanted.fits(each))
         return [change_view(record) for record in islice(found, wanted.limit)]
 
     @asynccontextmanager

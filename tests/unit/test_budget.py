@@ -34,7 +34,7 @@ class Cost(Struct, frozen=True):
 
     rows: float  # written, without those of the trace, which come later and many at once
     reads: float  # statements on the reading connection
-    commits: float
+    commits: float  # with those of the traces, of 64 each
     messages: float
     tasks: float
     calls: float  # of Python functions
@@ -57,10 +57,13 @@ class Rig:
         """`work` handles so many `objects` each time."""
         for _ in range(times // 2):
             await work()
+        ended = self.cloud.plane.changes.put_away
+        await ended()
         seen: Counter[str] = Counter()
         with self._counting(seen):
             for _ in range(times):
                 await work()
+            await ended()
         return Cost(**{name: round(seen[name] / times / objects, 2) for name in Cost.__struct_fields__})
 
     @contextmanager
@@ -126,7 +129,8 @@ async def test_a_port_of_a_bulk(rig: Rig) -> None:
 
 
 async def test_an_ack(rig: Rig) -> None:
-    ids = iter(await rig.create(2 * TIMES))
+    """With all that it ends: stages, event and record of the change."""
+    ids = iter([id_ for _ in range(2 * TIMES) for id_ in await rig.create()])
 
     async def ack() -> None:
         port = await rig.cloud.plane.ground.port(id_ := next(ids))

@@ -41,6 +41,7 @@ class Followed:
 
     @property
     def told(self) -> list[tuple[str, str]]:
+        self.changes.tell(100)
         return [(record.resource, record.status) for record in self.ended]
 
 
