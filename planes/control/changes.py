@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from operator import attrgetter
 
@@ -32,9 +33,8 @@ FOLLOWED = 100_000
 KEPT = 20_000
 #: ended ones that wait to be put away; more are dropped and counted
 BACKLOG = 50_000
-#: put away in one go
+#: so many are put away in one go, or those of so many seconds: what waits is work for the collector
 TOGETHER = 64
-#: seconds for which they gather
 GATHER = 0.1
 
 
@@ -101,7 +101,7 @@ class Changes:
         #: those that have ended and are not put away yet, and those that are
         self._ended: dict[bytes, _Open] = {}
         self._done: OrderedDict[bytes, Brief] = OrderedDict()
-        self._wake = asyncio.Event()
+        self._some, self._enough = asyncio.Event(), asyncio.Event()
         self.counters = {"changes_dropped": 0}
 
     @property
@@ -156,9 +156,10 @@ class Changes:
         if len(self._ended) >= BACKLOG:
             self.counters["changes_dropped"] += 1
             return
-        if not self._ended:
-            self._wake.set()
         self._ended[opened.change.id] = opened
+        self._some.set()
+        if len(self._ended) >= TOGETHER:
+            self._enough.set()
 
     async def get(self, id_: bytes) -> Record | None:
         """The record of a change, finished or not."""
@@ -178,10 +179,13 @@ class Changes:
     async def keep(self) -> None:
         """Put away what has ended, in the background; runs until cancelled."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._some.wait()
+            self._some.clear()
+            self._enough.clear()
             await self.put_away()
-            await asyncio.sleep(GATHER)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GATHER):
+                    await self._enough.wait()
 
     async def put_away(self) -> None:
         """Tell of those that have ended, and write their records."""

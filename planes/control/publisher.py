@@ -7,8 +7,11 @@ counted and left to the echo; nothing is kept for later, except that host messag
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from observability.spans import HOSTS
 from planes.bus.protocol import Bus, BusError
@@ -27,6 +30,15 @@ _CHUNK_BYTES = codec.MAX_MESSAGE * 3 // 4
 SAMPLED = "-01"
 
 Awaited = tuple[str, Key]
+
+
+class _Said(Struct, frozen=True, gc=False):
+    """What a host was told and has not acked: in which of its lives, under which context, and when it is due again."""
+
+    item: Object
+    epoch: int
+    traceparent: str
+    due: float
 
 
 class _Message:
@@ -54,9 +66,8 @@ class Publisher:
         self._scheduled = False
         #: when what is said to hosts in this turn is said again
         self._due = 0.0
-        #: what is awaited, the life of the host that it was said to, and the context that it bears
-        self._awaited: dict[Awaited, tuple[Object, int, str]] = {}
-        self._repeats: tuple[deque[tuple[float, Awaited, int]], ...] = tuple(deque() for _ in REPEATS)
+        #: what is awaited, the oldest first: that was said once, and that was repeated once
+        self._awaited: tuple[dict[Awaited, _Said], dict[Awaited, _Said]] = {}, {}
         #: hears of sampled objects that travel to a host under another context than theirs, or under none
         self.joined: Callable[[str, str, str], None] | None = None
         #: hosts that each sampled context goes to in this turn
@@ -66,7 +77,7 @@ class Publisher:
     @property
     def waiting(self) -> tuple[int, int]:
         """Messages to be sent now, and objects of which acks are awaited."""
-        return len(self._pending), len(self._awaited)
+        return len(self._pending), sum(map(len, self._awaited))
 
     def host(self, host: str, objects: Sequence[Object], traceparent: str = "") -> None:
         """Ports and their tombstones, for the host that has them; acknowledged."""
@@ -78,12 +89,17 @@ class Publisher:
             context = ""
             if self.joined is not None:
                 self.joined(traceparent, host, carrier)
+        first, again = self._awaited
         for item in objects:
             awaited = (host, item.key)
-            known = self._awaited.get(awaited)
-            if len(self._awaited) < AWAITED and (known is None or known[0].rev <= item.rev):
-                self._awaited[awaited] = item, epoch, context
-                self._repeats[0].append((self._due, awaited, item.rev))
+            known = first.get(awaited) or again.get(awaited)
+            if known is not None:
+                if (known.item.rev, known.epoch) >= (item.rev, epoch):
+                    continue
+                first.pop(awaited, None)
+                again.pop(awaited, None)
+            if len(first) + len(again) < AWAITED:
+                first[awaited] = _Said(item, epoch, context, self._due)
 
     def network(self, network: bytes, objects: Sequence[Object], spans: Sequence[Span], traceparent: str = "") -> None:
         """Objects of a network, and the stretch of its partitions that they complete."""
@@ -101,9 +117,10 @@ class Publisher:
 
     def acked(self, host: str, key: Key, rev: int) -> None:
         """The host answered for this revision: no repetition."""
-        awaited = self._awaited.get((host, key))
-        if awaited is not None and awaited[0].rev <= rev:
-            del self._awaited[host, key]
+        for some in self._awaited:
+            said = some.get((host, key))
+            if said is not None and said.item.rev <= rev:
+                del some[host, key]
 
     def repeat(self) -> None:
         """Send what is due a second or third time; called a few times a second.
@@ -111,21 +128,17 @@ class Publisher:
         A new life of the host pulls what it needs: what was said to the former one may be superseded, by whoever else.
         """
         now = asyncio.get_running_loop().time()
-        for nth, queue in enumerate(self._repeats):
-            while queue and queue[0][0] <= now:
-                _, awaited, rev = queue.popleft()
-                item, epoch, traceparent = self._awaited.get(awaited, (None, 0, ""))
-                if item is None or item.rev != rev:
+        first, again = self._awaited
+        for some in (again, first):
+            for awaited, said in list(takewhile(lambda each: each[1].due <= now, some.items())):
+                host, _ = awaited
+                del some[awaited]
+                if said.epoch != self._epoch_of(host):
                     continue
-                if epoch != self._epoch_of(awaited[0]):
-                    del self._awaited[awaited]
-                    continue
-                self._add(self._subjects.host(awaited[0]), (item,), (), traceparent, epoch)
+                self._add(self._subjects.host(host), (said.item,), (), said.traceparent, said.epoch)
                 self.counters["repeated"] += 1
-                if nth + 1 < len(REPEATS):
-                    self._repeats[nth + 1].append((now + REPEATS[nth + 1] - REPEATS[nth], awaited, rev))
-                else:
-                    del self._awaited[awaited]
+                if some is first:
+                    again[awaited] = replace(said, due=now + REPEATS[1] - REPEATS[0])
 
     def _add(self, subject: str, objects: Sequence[Object], spans: Sequence[Span], traceparent: str, epoch: int) -> str:
         """Returns the context that the message bears: the first sampled one."""

@@ -217,7 +217,7 @@ async def test_an_answer_that_another_instance_keeps_ends_the_change_of_its_auth
     second.publish(SUBJECTS.stored(cloud.plane.instance), codec.encode(said, "another"))
     await second.flush()
     await eventually(lambda: not cloud.plane.changes.waiting[0])
-    assert ("h1", (ObjectKind.PORT, id_, id_)) not in cloud.plane.publisher._awaited
+    assert ("h1", (ObjectKind.PORT, id_, id_)) not in cloud.plane.publisher._awaited[0]
 
 
 async def test_finished_changes_are_told_with_their_stages(cloud: Cloud, ear: Ear) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from observability.spans import HOSTS
 from planes.bus.memory.bus import MemoryBroker, MemoryBus
 from planes.bus.protocol import Incoming
@@ -80,3 +82,35 @@ def test_what_is_sent_again_bears_its_context_unless_it_travelled_under_anothers
 
     got, _ = published(work, seconds=1.5)
     assert got == [("h1", ONE), ("h2", TWO), ("h1", ONE), ("h2", "")]
+
+
+def test_what_nobody_acks_is_said_three_times_and_what_supersedes_it_as_often() -> None:
+    """An ack of an older revision ends nothing; one of a newer one does."""
+    said: list[tuple[str, float]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        bus = MemoryBus(MemoryBroker(), "c1")
+        await bus.connect()
+        await bus.subscribe("alcor.goal.>", lambda m: said.append((m.subject[-2:], round(loop.time() - begun, 1))))
+        publisher = Publisher(bus, Subjects("alcor"), "c1", lambda: 0, lambda host: 1)
+        begun = loop.time()
+        publisher.host("h1", (port(1),))
+        publisher.host("h2", (port(2),))
+        publisher.host("h3", (port(3),))
+        publisher.acked("h2", port(2).key, 0)
+        publisher.acked("h3", port(3).key, 2)
+        for tick in range(24):
+            if tick == 6:  # after its first repetition
+                publisher.host("h2", (replace(port(2), rev=2),))
+                publisher.host("h1", (port(1),))  # nothing new
+            await asyncio.sleep(0.25)
+            publisher.repeat()
+        assert publisher.waiting == (0, 0)
+        await bus.close()
+
+    run(main())
+    times = {host: [at for name, at in said if name == host] for host in ("h1", "h2", "h3")}
+    assert times["h1"] == [0.0, 1.0, 1.5, 3.0]
+    assert times["h2"] == [0.0, 1.0, 1.5, 2.5, 4.5]
+    assert times["h3"] == [0.0]
