@@ -5,7 +5,6 @@ Called by the command line with finished settings. The only module of `api` that
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,6 +24,7 @@ from observability import logs
 from observability.export import Exporter, exporter
 from observability.latency import Latency
 from observability.listener import listening
+from observability.memory import settle
 from observability.metrics import Registry
 from observability.telemetry import telling
 from observability.tracing import Observer
@@ -61,10 +61,7 @@ async def run(settings: Settings) -> None:
     meter = Meter(latency)
     try:
         async with planes(settings, observer, meter.registry) as cloud:
-            # What lives now lives for ever; what a request makes dies with it. Full collections find nothing.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(20_000, 50, 100)
+            settle()
             await serve(settings, cloud, observer, meter, identity)
     finally:
         if isinstance(identity, Keystone):

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from bench.machine import Meter, cpu_us
 from bench.report import Figure, at_least, at_most
+from observability.memory import settle
 from observability.stages import Change
 from planes.bus.memory.bus import MemoryBroker, MemoryBus
 from planes.control.plane import ControlConfig
@@ -206,6 +207,7 @@ async def on_cassandra(url: str, pid: int) -> list[Figure]:
         await rig.rate(BULKS, bulk, 100)
         await rig.rate(1, same, seconds=2 * SECONDS)
         await asyncio.sleep(QUIET)
+        settle()  # as a real process does when it begins to serve
         inserts, selects = Load(CLIENTS, insert), Load(CLIENTS, select)
         await table.rate(rig, "get by id, 64 clients", Load(CLIENTS, get), "SELECT of a row", selects, 0.6)
         await table.rate(rig, "create, 64 clients, one subnet", Load(CLIENTS, same), "INSERT of a row", inserts, 0.3)

@@ -7,7 +7,6 @@ it" is when the last simulated host has received it. CPU is the API process's, p
 """
 
 import asyncio
-import gc
 import random
 import re
 import statistics
@@ -22,6 +21,7 @@ from bench.cloud import Bare, bare
 from bench.machine import Meter, rss_mib
 from bench.report import Figure, at_most
 from bench.swarm import BEAT_EVERY, SimulatedHost, Swarm, each
+from observability.memory import settle
 from planes.goalstate import codec
 from planes.goalstate.messages import Goal, Group, Neighbour, What
 
@@ -59,8 +59,7 @@ Change = Callable[[Field, int], tuple[Callable[[Goal], bool], Coroutine[Any, Any
 def swarm() -> list[Figure]:
     """10 000 simulated hosts: registration, beats, one change for all of them, CPU by their number."""
     with bare(echo_from="6") as running:
-        gc.collect()
-        gc.freeze()
+        settle()
         return asyncio.run(_run(running))
 
 

@@ -4,6 +4,8 @@ The real protocol on a real loop, on a transport that only listens.
 """
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -150,6 +152,21 @@ async def test_no_header_breaks_out(value: bytes, caplog: pytest.LogCaptureFixtu
     protocol.data_received(GET)
     assert value not in b"".join(await answered(wire, 1))
     assert any(record.exc_info for record in caplog.records)
+
+
+async def test_a_request_that_is_over_is_freed_at_once() -> None:
+    """Even one of a connection that stays, by counting references: the collector has nothing to do."""
+    protocol, wire = connected(lambda: Answer(b"{}", ID))
+    cycles: list[Any] = []
+    gc.disable()
+    try:
+        for n in range(3):
+            protocol.data_received(GET)
+            cycles.append(weakref.ref(protocol.cycle))
+            await answered(wire, n + 1)
+        assert [cycle() is None for cycle in cycles] == [True, True, False]
+    finally:
+        gc.enable()
 
 
 async def test_who_is_gone_is_not_written_to() -> None:
