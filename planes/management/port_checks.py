@@ -1,12 +1,13 @@
 """Checking a request for ports, before anything is written.
 
-Called by `ports`, once per request: most ports of a bulk ask for the same network, subnet and groups, so what was found
-for one holds for the next that asks the same. Nothing is committed on it: what was only read here is proven by the
-commit (`commits`).
+Called by `ports`. Most ports of a bulk ask for the same network, subnet and groups, and so do the requests of one turn
+of the loop: what was found for one holds for the next that asks the same. Nothing is committed on it: what was only
+read here is proven by the commit (`commits`).
 """
 
 from msgspec import UNSET, Struct
 
+from observability.stages import Change
 from planes.management import port_plans
 from planes.management.caller import Caller
 from planes.management.context import Context, asked_project
@@ -34,7 +35,7 @@ class _Known(Struct):
 
 
 class PortChecks:
-    """One request's."""
+    """Of requests whose callers see and own the same."""
 
     def __init__(self, context: Context, groups: Groups, who: Caller) -> None:
         self._c = context
@@ -45,7 +46,7 @@ class PortChecks:
         self._named: dict[tuple[str, ...], tuple[Id, ...]] = {}
         self._default: dict[str, tuple[Id, ...]] = {}
 
-    async def check(self, wanted: PortCreate) -> Fields:
+    async def check(self, wanted: PortCreate, change: Change) -> Fields:
         """Everything that can be checked before anything is written."""
         project = self._who.owner(asked_project(wanted))
         known = self._networks.get(wanted.network_id) or await self._network(wanted.network_id)
@@ -58,6 +59,7 @@ class PortChecks:
         if not security:
             _no_security(wanted)
         return Fields(
+            change=change,
             network=network,
             project=project,
             wishes=_wishes(wanted, known),

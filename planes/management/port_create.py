@@ -15,7 +15,6 @@ from planes.control.echo import confirm_address
 from planes.control.feed import Entry
 from planes.control.indexes import Index, drops, names, own_rows, puts, unshared
 from planes.management import addressing, port_plans
-from planes.management.caller import Caller
 from planes.management.commits import Commits
 from planes.management.context import Context
 from planes.management.group_looks import Looks
@@ -202,8 +201,8 @@ class PortCreation:
         claiming = [plan for plan in plans if plan.elsewhere or limit >= 0 or len(plans) > BATCH]
         if not claiming:
             return
-        for id_ in {plan.network.id for plan in claiming}:
-            here = [plan for plan in claiming if plan.network.id == id_]
+        for both in {(plan.network.id, plan.fields.project) for plan in claiming}:
+            here = [plan for plan in claiming if (plan.network.id, plan.fields.project) == both]
             await self._c.write(self._announcement(here, []))
             for plan in here:
                 plan.announced = True
@@ -215,7 +214,7 @@ class PortCreation:
                 plan.outside[await self.claim_address(plan.network, plan.id, where, wish)] = wish
 
     def _announcement(self, plans: Sequence[Plan], marks: list[Index]) -> list[Write]:
-        """A feed row for plans of one network, beside the index rows of the ports' own; it names `marks` too."""
+        """A feed row for plans of a network and project, beside the index rows of their own; it names `marks` too."""
         rows = [row for plan in plans for row in own_rows(self._draft_port(plan))]
         entry = Entry(
             Kind.PORT,
@@ -295,29 +294,27 @@ class PortCreation:
 
     # -- write ------------------------------------------------------------------------------------------------------
 
-    async def commit(self, who: Caller, plan: Plan) -> Port:
+    async def commit(self, plan: Plan) -> Port:
         """One port; in another bucket when the one that was chosen is full meanwhile."""
         for _ in range(MOVES):
             try:
-                return (await self.commit_together(who, [plan]))[0]
+                return (await self.commit_together([plan]))[0]
             except BucketFull:
                 await self._move(plan)
         raise exhausted(plan.network)
 
-    async def commit_together(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
+    async def commit_together(self, plans: Sequence[Plan]) -> list[Port]:
         """Ports of one home bucket in one batch, with their addresses, MACs and the counter: all or none.
 
         Raises BucketFull when it has not room for all.
         """
         network, where = plans[0].network, bucket_of(plans[0].id)
-        change, traceparent = who.change.id, who.change.traceparent
-
         unmarked: tuple[list[Index], int] = [], 0
 
         def make(draft: Draft, rev: int) -> list[Port]:
             nonlocal unmarked
             unmarked = self._unmarked(draft, plans), rev
-            making = _Making(where, rev, change, traceparent)
+            making = _Making(where, rev)
             ids = [plan.id for plan in plans] if len(plans) > 1 else []
             if ids and draft.lacks(Kind.PORT, ids) and draft.lacks(Kind.VOID, ids):
                 return [self._make(plan, draft, making) for plan in plans]
@@ -422,8 +419,6 @@ class _Making(Struct):
 
     home: int
     rev: int
-    change: bytes
-    traceparent: str
     #: subnets (b"": the network alone) and numbered groups that were found to stand: they do until the run is over
     seen: set[object] = set()
 
@@ -463,8 +458,8 @@ def _port(plan: Plan, mac: bytes, fixed: tuple[tuple[Id, bytes], ...], making: _
         updated=rev,
         rev=rev,
         goal_rev=rev,
-        change=making.change,
-        traceparent=making.traceparent,
+        change=fields.change.id,
+        traceparent=fields.change.traceparent,
     )
 
 

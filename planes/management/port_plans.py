@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct
 
+from observability.stages import Change
 from planes.control import numbers
 from planes.goalstate.subjects import check_host
 from planes.management.addressing import in_use
@@ -48,6 +49,7 @@ class Wish(Struct, frozen=True):
 class Fields(Struct, frozen=True, kw_only=True):
     """What a new port is to be, apart from what the store decides."""
 
+    change: Change  # the request's
     network: Network
     project: str
     wishes: tuple[Wish, ...]
@@ -236,6 +238,11 @@ def home_bucket(mac: bytes, wanted: tuple[Wish, ...]) -> int | None:
     return None
 
 
+def at_choice(fields: Fields) -> bool:
+    """Whether the port may have any address, if it has one: nobody need be waited for, or be in its way."""
+    return not fields.mac and len(fields.wishes) <= 1 and not (fields.wishes and fields.wishes[0].ip)
+
+
 def alike(fields: Fields, other: Fields) -> bool:
     """Whether a port is planned as the other was: it may have any address of the same subnets, in the same groups.
 
@@ -247,7 +254,6 @@ def alike(fields: Fields, other: Fields) -> bool:
         and fields.network is other.network
         and fields.security == other.security
         and len(fields.wishes) == 1
-        and not fields.wishes[0].ip
-        and not fields.mac
+        and at_choice(fields)
         and not other.mac
     )

@@ -14,12 +14,15 @@ from planes.control.acks import reason, word
 from planes.control.feed import Entry
 from planes.control.indexes import index_rows, names
 from planes.control.reads import Status
+from planes.management import port_plans
 from planes.management.caller import Caller
 from planes.management.context import Context, check_revision, iso
 from planes.management.groups import Groups
 from planes.management.port_checks import PortChecks
 from planes.management.port_create import BucketFull, Plan, PortCreation
+from planes.management.port_gather import PortGather
 from planes.management.port_lists import PortList
+from planes.management.port_plans import Fields
 from planes.management.port_update import PortChange
 from planes.model.addresses import bucket, ip_text, mac_text
 from planes.model.enums import Kind
@@ -44,28 +47,51 @@ class Ports:
         self._creation = PortCreation(context, groups)
         self._groups = groups
         self._change = PortChange(context, self._creation, groups)
+        self._gather = PortGather(self._make)
+        #: of requests that came in this turn of the loop, by what their callers see and own
+        self._begun: dict[tuple[str, bool], PortChecks] = {}
 
     # -- create -----------------------------------------------------------------------------------------------------
 
     async def create(self, who: Caller, wanted: Sequence[PortCreate]) -> list[PortView]:
-        creation, change, checks = self._creation, who.change, PortChecks(self._c, self._groups, who)
-        fields = [await checks.check(item) for item in wanted]
+        change, checks = who.change, self._checks(who)
+        fields = [await checks.check(item, change) for item in wanted]
         change.mark("validate")
-        plans: list[Plan] = []
-        try:
-            await creation.plan_all(fields, plans)
-            await self._claim(plans)
-            change.mark("claim")
-            ports = await self._commit(who, plans)
-        finally:
-            creation.landed(plans)
-        change.mark("write")
+        gathered = len(fields) == 1 and port_plans.at_choice(fields[0])
+        ports = [await self._gather.made(fields[0])] if gathered else await self._make(fields)
         traceparent = change.traceparent
         for port in ports:
             if port.host or port.leaving:
                 self._c.ground.publish_port(port, traceparent)
         self._follow(who, ports)
         return [self._view(port, None) for port in ports]
+
+    def _checks(self, who: Caller) -> PortChecks:
+        """While others are under way the same for all of one turn of the loop whose callers see and own the same."""
+        if self._gather.idle:
+            return PortChecks(self._c, self._groups, who)
+        key = (who.project, who.admin)
+        checks = self._begun.get(key)
+        if checks is None:
+            checks = self._begun[key] = PortChecks(self._c, self._groups, who)
+            asyncio.get_running_loop().call_soon(self._begun.pop, key)
+        return checks
+
+    async def _make(self, fields: Sequence[Fields]) -> list[Port]:
+        """All of them, or none."""
+        creation, plans = self._creation, list[Plan]()
+        changes = {id(each.change): each.change for each in fields}.values()
+        try:
+            await creation.plan_all(fields, plans)
+            await self._claim(plans)
+            for change in changes:
+                change.mark("claim")
+            ports = await self._commit(plans)
+        finally:
+            creation.landed(plans)
+        for change in changes:
+            change.mark("write")
+        return ports
 
     async def _claim(self, plans: Sequence[Plan]) -> None:
         try:
@@ -74,55 +100,55 @@ class Ports:
             await self._give_up(plans, error)
             raise
 
-    async def _commit(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
+    async def _commit(self, plans: Sequence[Plan]) -> list[Port]:
         """All of them, or none."""
         creation = self._creation
-        ports = [await self._one(who, plans[0])] if len(plans) == 1 else await self._many(who, plans)
+        ports = [await self._one(plans[0])] if len(plans) == 1 else await self._many(plans)
         try:
             for looks in [plans[0].looks] if len(plans) == 1 else {id(p.looks): p.looks for p in plans}.values():
                 await self._groups.looks.stand(ports, looks)
         except AlcorError:
-            await self._undo(who, ports)
+            await self._undo(ports)
             raise
         for plan, port in zip(plans, ports, strict=True):
             if plan.outside:
                 await creation.confirm(port)
         return ports
 
-    async def _many(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
+    async def _many(self, plans: Sequence[Plan]) -> list[Port]:
         """Those of one home bucket together, all of them side by side."""
-        done = await _all(self._share(who, share) for share in _shares(plans))
+        done = await _all(self._share(share) for share in _shares(plans))
         made = {port.id: port for item in done if not isinstance(item, BaseException) for port in item}
         ports = [made[plan.id] for plan in plans if plan.id in made]
         if failed := [item for item in done if isinstance(item, BaseException)]:
-            await self._undo(who, ports)
+            await self._undo(ports)
             raise failed[0]
         return ports
 
-    async def _share(self, who: Caller, plans: Sequence[Plan]) -> list[Port]:
+    async def _share(self, plans: Sequence[Plan]) -> list[Port]:
         """Plans of one home bucket: at once, or one by one when the bucket has not room for all."""
         if len(plans) > 1:
             try:
-                return await self._creation.commit_together(who, plans)
+                return await self._creation.commit_together(plans)
             except BucketFull:
                 pass
             except AlcorError as error:
                 await self._give_up(plans, error)
                 raise
-        done = await _all(self._one(who, plan) for plan in plans)
+        done = await _all(self._one(plan) for plan in plans)
         ports = [item for item in done if isinstance(item, Port)]
         if failed := [item for item in done if isinstance(item, BaseException)]:
-            await self._undo(who, ports)
+            await self._undo(ports)
             raise failed[0]
         return ports
 
-    async def _undo(self, who: Caller, ports: Sequence[Port]) -> None:
+    async def _undo(self, ports: Sequence[Port]) -> None:
         for port in ports:
-            await asyncio.shield(self._delete(port, who.change.id))
+            await asyncio.shield(self._delete(port, port.change))
 
-    async def _one(self, who: Caller, plan: Plan) -> Port:
+    async def _one(self, plan: Plan) -> Port:
         try:
-            return await self._creation.commit(who, plan)
+            return await self._creation.commit(plan)
         except AlcorError as error:
             await self._give_up([plan], error)
             raise
@@ -288,12 +314,12 @@ async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T | BaseException
 
 
 def _shares(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Plans by network and home bucket, at most as many together as a batch holds."""
-    shares: dict[bytes, list[Plan]] = {}
+    """Plans by network, home bucket and project, at most as many together as a batch holds."""
+    shares: dict[tuple[bytes, str], list[Plan]] = {}
     for plan in plans:
-        home = plan.id[8:]
-        if home in shares:
-            shares[home].append(plan)
+        where = (plan.id[8:], plan.fields.project)
+        if where in shares:
+            shares[where].append(plan)
         else:
-            shares[home] = [plan]
+            shares[where] = [plan]
     return [share[start : start + BATCH] for share in shares.values() for start in range(0, len(share), BATCH)]
