@@ -153,13 +153,12 @@ class Acks:
                     del self._waiters[id_]
 
     async def _is_settled(self, id_: bytes) -> bool:
-        port = (await reads.ports(self._store, [id_])).get(id_)
+        port = await reads.port(self._store, id_)
         if port is None:
             return True
         if port.state == PortState.DELETING or port.leaving:
             return False
-        status = (await reads.statuses(self._store, [port])).get(id_)
-        return word(port, status) != Word.BUILD
+        return word(port, await reads.status(self._store, port)) != Word.BUILD
 
 
 def word(port: Port, status: Status | None) -> str:

@@ -1,5 +1,5 @@
-"""Reading many ports at once: their rows, their addresses, and what their hosts said of them, few reads however many
-there are.
+"""Reading ports, one or many at once: their rows, their addresses, and what their hosts said of them, few reads however
+many there are.
 
 Called by management (lists, views), snapshots, sync and the echo.
 """
@@ -52,6 +52,12 @@ def _by_bucket(ids: Iterable[bytes]) -> dict[tuple[int, int], list[bytes]]:
     for id_ in ids:
         buckets.setdefault(place_of(id_), []).append(id_)
     return buckets
+
+
+async def port(store: Store, id_: bytes) -> Port | None:
+    """The row of a port, read from the store itself."""
+    row = await store.row(PORTS, place_of(id_), (int(Kind.PORT), id_))
+    return decode(int(Kind.PORT), row[1]) if row else None
 
 
 async def ports(store: Store, ids: Sequence[bytes]) -> dict[bytes, Port]:
@@ -126,16 +132,22 @@ async def stored_addresses(store: Store, partition: tuple[int, int], ips: Sequen
     return {cast(bytes, row[1]): decode(int(Kind.IP), row[3]) for row in rows}
 
 
-def _status(row: Sequence[Any]) -> Status:
-    report = _report(row[4]) if row[4] else Report()
-    return Status(row[2], report.error, report.at)
+def _status(applied: Any, _: Any, body: Any) -> Status:
+    report = _report(body) if body else Report()
+    return Status(applied, report.error, report.at)
+
+
+async def status(store: Store, port: Port) -> Status | None:
+    """What the binding host of a port last said of it."""
+    row = await store.row(PORT_STATUS, place_of(port.id), (port.id, port.host)) if port.host else None
+    return _status(*row) if row else None
 
 
 async def statuses(store: Store, rows: Iterable[Port]) -> dict[bytes, Status]:
     """What the binding host of each port last said of it, by port id."""
     hosts = {port.id: port.host for port in rows if port.host}
     said = await _some(store, PORT_STATUS, (), _by_bucket(hosts))
-    return {cast(bytes, row[0]): _status(row) for row in said if hosts.get(Id(cast(bytes, row[0]))) == row[1]}
+    return {cast(bytes, row[0]): _status(*row[2:]) for row in said if hosts.get(Id(cast(bytes, row[0]))) == row[1]}
 
 
 async def ids_on(store: Store, host: str, after: bytes = b"", limit: int = 0) -> list[bytes]:

@@ -14,7 +14,6 @@ from planes.management.caller import Caller
 from planes.management.ports import Ports
 from planes.management.services import Resource
 from planes.model.ids import text
-from planes.model.query import Listing, Query
 from planes.model.views import PortView, View
 
 V = TypeVar("V", bound=View)
@@ -27,18 +26,12 @@ class Announced(Generic[V]):
         self._plane = plane
         self._resource = resource
         self._inner = inner
+        self.get, self.list = inner.get, inner.list  # nothing to tell
 
     async def create(self, who: Caller, wanted: Sequence[Any]) -> list[V]:
         views: list[V] = await self._inner.create(who, wanted)
         self._told(who, "create", views)
         return views
-
-    async def get(self, who: Caller, id: str) -> V:
-        view: V = await self._inner.get(who, id)
-        return view
-
-    async def list(self, who: Caller, query: Query) -> Listing:
-        return await self._inner.list(who, query)
 
     async def update(self, who: Caller, id: str, wanted: Any, if_match: int | None) -> V:
         view: V = await self._inner.update(who, id, wanted, if_match)

@@ -170,7 +170,7 @@ class Ports:
     async def find(self, who: Caller, id: str) -> Port:
         """The live port, read from the store; raises PortNotFound."""
         id_ = parse(id, "port_id")
-        port = (await reads.ports(self._c.store, [id_])).get(id_) if is_ours(id_) else None
+        port = await reads.port(self._c.store, id_) if is_ours(id_) else None
         if port is None or port.state != PortState.LIVE or not who.sees(port.project):
             raise not_found("port", id)
         return port
@@ -179,7 +179,7 @@ class Ports:
         return await self._shown(await self.find(who, id))
 
     async def _shown(self, port: Port) -> PortView:
-        return self._view(port, (await reads.statuses(self._c.store, [port])).get(port.id))
+        return self._view(port, await reads.status(self._c.store, port))
 
     async def list(self, who: Caller, query: Query) -> Listing:
         return await PortList(self._c, who, query, self._view).page()

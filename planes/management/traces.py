@@ -46,7 +46,7 @@ class Traces:
     async def change(self, who: Caller, id: str) -> ChangeView:
         id_: bytes = parse(id.removeprefix("req-"), "change")
         if is_ours(id_):
-            port = (await reads.ports(self._c.store, [id_])).get(id_)
+            port = await reads.port(self._c.store, id_)
             if port is not None and who.sees(port.project):
                 id_ = port.change
         record = await self._c.plane.changes.get(id_)

@@ -83,6 +83,15 @@ def check_read(table: Table, partition: Values, prefix: Values, after: Values, a
         raise ValueError(f"{table.name}: limit is 0 (all) or more, not {limit}")
 
 
+def check_row(table: Table, partition: Values, key: Values) -> None:
+    """Raise ValueError unless this is the whole key of a row that has columns."""
+    if not table.columns:
+        raise ValueError(f"{table.name} has no columns to read")
+    if _odd(table, "key", (partition + key,)):
+        _whole(table, "partition", table.partition, partition)
+        _whole(table, "clustering", table.clustering, key)
+
+
 def beyond(prefix: Values, after: Values) -> Values | None:
     """What must be exceeded behind the prefix; () nothing, None: no row can be both."""
     common = min(len(prefix), len(after))

@@ -105,19 +105,16 @@ class FaultyStore:
         limit: int = 0,
         serial: bool = False,
     ) -> Partition:
-        self._alive()
-        n, self._reads = self._reads, self._reads + 1
-        fault = self._plan(Call("read", n, table.name))
-        if fault is Fault.KILL_BEFORE:
-            self._kill()
-        if fault is not Fault.NONE:
-            raise Unavailable("The store refuses to read (injected).")
-        await self._stir()
+        await self._before_read(table)
         if serial:
             await self.settle(table, partition)
         return await self._inner.read(
             table, partition, prefix=prefix, after=after, among=among, limit=limit, serial=serial
         )
+
+    async def row(self, table: Table, partition: Values, key: Values) -> Values | None:
+        await self._before_read(table)
+        return await self._inner.row(table, partition, key)
 
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         if before:
@@ -170,6 +167,16 @@ class FaultyStore:
         if not task.cancelled():
             task.exception()  # seen; whatever a dead process would have said
         return None
+
+    async def _before_read(self, table: Table) -> None:
+        self._alive()
+        n, self._reads = self._reads, self._reads + 1
+        fault = self._plan(Call("read", n, table.name))
+        if fault is Fault.KILL_BEFORE:
+            self._kill()
+        if fault is not Fault.NONE:
+            raise Unavailable("The store refuses to read (injected).")
+        await self._stir()
 
     async def _before(self, op: str, table: Table | None) -> Fault:
         self._alive()

@@ -1,9 +1,9 @@
 """What control and management need of a database, stated in terms of what Cassandra does well.
 
-Reads go by partition, in clustering order. Guarded tables (see `schema`) change by one conditional batch inside one
-partition; free tables take idempotent writes. There is nothing else: no transactions across partitions, no scans but
-`partitions`. Implementations: `planes.store.sqlite` (embedded), Cassandra. tests/contract/test_store.py is the suite
-that each must pass.
+Reads go by partition, in clustering order, or are of one row. Guarded tables (see `schema`) change by one conditional
+batch inside one partition; free tables take idempotent writes. There is nothing else: no transactions across
+partitions, no scans but `partitions`. Implementations: `planes.store.sqlite` (embedded), Cassandra.
+tests/contract/test_store.py is the suite that each must pass.
 """
 
 from collections.abc import Sequence
@@ -98,6 +98,12 @@ class Store(Protocol):
         shuts it out.
 
         For a table without clustering the rows are empty. Raises Unavailable.
+        """
+
+    async def row(self, table: Table, partition: Values, key: Values) -> Values | None:
+        """The columns of the row with these clustering values, or None: of a table with columns.
+
+        Nothing of its partition besides, which is the least that a read can cost. Raises Unavailable.
         """
 
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:

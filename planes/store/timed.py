@@ -49,6 +49,10 @@ class TimedStore:
                 table, partition, prefix=prefix, after=after, among=among, limit=limit, serial=serial
             )
 
+    async def row(self, table: Table, partition: Values, key: Values) -> Values | None:
+        with _Watch(self, "read"):
+            return await self._inner.row(table, partition, key)
+
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         self.rows_written += 1 + len(before) + len(batch.puts) + len(batch.drops)
         with _Watch(self, "commit") as watch:

@@ -62,6 +62,10 @@ class Counting(FaultyStore):
         self.counts[SERIAL if serial and table.guard else READ] += 1
         return await super().read(table, partition, prefix=prefix, after=after, among=among, limit=limit, serial=serial)
 
+    async def row(self, table: Table, partition: Values, key: Values) -> Values | None:
+        self.counts[READ] += 1
+        return await super().row(table, partition, key)
+
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         self.counts[CONDITIONAL] += not before  # after its writes it comes again, alone
         return await super().commit(batch, before)

@@ -39,6 +39,8 @@ def statements(table: Table) -> list[str]:
             texts.append(made.read(prefix, beyond, False, limited))
         if prefix < width and not beyond:
             texts.append(made.read(prefix, 0, True, limited))
+    if table.columns:
+        texts.append(made.row)
     if table.guard:
         texts.append(made.statics)
         texts += [made.guard((table.guard,)), made.guard(tuple(name for name, _ in table.statics))]
@@ -72,6 +74,8 @@ async def test_only_the_scan_of_partition_keys_goes_to_every_server(store: Cassa
         row = Write(table, values(table.partition), values(table.clustering), values(table.columns), 1)
         await store.write([row])
         await store.read(table, row.partition, prefix=row.clustering[:1])
+        if table.columns:
+            await store.row(table, row.partition, row.clustering)
     await store.now()
     everywhere = {text for text, prepared in store.session.texts.items() if prepared.routing_key_indexes is None}
     ways = [(following, limited) for following in (False, True) for limited in (False, True)]
@@ -107,6 +111,19 @@ async def test_rows_of_one_partition_share_a_request_and_a_batch_is_one(store: C
     counts.clear()
     await store.read(PORTS, (net, 0), prefix=(2,))  # nothing: guard, rows and guard again, so that it is of one moment
     assert counts == {READ: 4}
+
+
+async def test_a_row_alone_is_one_request_also_where_it_is_not_and_asks_for_its_columns_only(
+    store: CassandraStore,
+) -> None:
+    where, counts = (next(_fresh), 0), store.session.counts
+    assert await store.commit(Batch(PORTS, where, None, {"top": 1}, [(1, b"a", 1, b"")]))
+    counts.clear()
+    for key in (b"a", b"b"):
+        await store.row(PORTS, where, (1, key))
+    assert counts == {READ: 2}
+    asked = store.session.texts[cql.of(KEYSPACE, PORTS.name).row].result_metadata
+    assert [column[2] for column in asked] == [name for name, _ in PORTS.columns]
 
 
 async def test_more_than_may_wait_is_refused_at_once_and_the_rest_is_answered(

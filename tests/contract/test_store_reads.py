@@ -93,6 +93,44 @@ async def test_what_was_written_is_read(store: Store) -> None:
         assert (await store.read(PORTS, where, serial=top % 2 == 0)).statics[0] == top
 
 
+@pytest.mark.parametrize(("table", "keys"), [(PORTS, KEYS), (PORT_STATUS, STATUS_KEYS)], ids=["guarded", "free"])
+async def test_a_row_alone_is_found_by_its_whole_key(store: Store, table: Table, keys: list[Values]) -> None:
+    where = await _filled(store, table, keys[1:])
+    for key in keys[1:]:
+        assert await store.row(table, where, key) == sample(table, 1)["columns"]
+    assert await store.row(table, where, keys[0]) is None
+    assert await store.row(table, bucket(), keys[1]) is None
+
+
+async def test_a_row_that_went_is_not_found_and_one_that_changed_is_as_it_was_left(store: Store) -> None:
+    where, key = bucket(), (b"id", "h1")
+    await store.commit(batch(where, None, 1, b"a", b"b"))
+    await store.commit(Batch(PORTS, where, 1, {"top": 2}, [(1, b"a", 2, None)], [(1, b"b")]))
+    assert [await store.row(PORTS, where, (1, name)) for name in (b"a", b"b")] == [(2, None), None]
+    for stamp, columns in enumerate([(1, 0, b"x"), (2, 0, None), None], 1):
+        await store.write([Write(PORT_STATUS, where, key, columns, stamp)])
+        assert await store.row(PORT_STATUS, where, key) == columns
+
+
+@pytest.mark.parametrize(
+    ("table", "partition", "key"),
+    [
+        (PORTS, (1,), (1, b"")),
+        (PORTS, (1, "0"), (1, b"")),
+        (PORTS, (1, 0), (1,)),
+        (PORTS, (1, 0), (1, b"", 1)),
+        (PORTS, (1, 0), (1, None)),
+        (BY_PROJECT, ("p", 1, 0), (b"id",)),
+        (HOSTS, ("h",), ()),
+    ],
+)
+async def test_a_row_is_asked_for_by_a_whole_key_and_of_a_table_with_columns(
+    store: Store, table: Table, partition: Values, key: Values
+) -> None:
+    with pytest.raises(ValueError, match=table.name):
+        await store.row(table, partition, key)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

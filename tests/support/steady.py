@@ -69,6 +69,9 @@ class SteadyStore:
             self._inner.read(table, partition, prefix=prefix, after=after, among=among, limit=limit, serial=serial)
         )
 
+    async def row(self, table: Table, partition: Values, key: Values) -> Values | None:
+        return await self._step(self._inner.row(table, partition, key))
+
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         if before:  # as where no transaction holds both
             return await in_turn(self, batch, before)

@@ -212,7 +212,7 @@ async def test_failures_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture
             raise Unavailable("The store does not answer.", retry_after=7)
 
         cloud.networks.create = broken  # type: ignore[assignment, method-assign]
-        cloud.networks.get = away  # type: ignore[assignment, method-assign]
+        cloud.networks.get = away  # type: ignore[assignment]
         async with client(create_app(cloud, observer=Observer(Latency()))) as http:
             answer = await http.post("/v2.0/networks", json={"network": {}})
             assert answer.status_code == 500

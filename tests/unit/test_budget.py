@@ -157,4 +157,4 @@ async def test_a_delete_of_a_port_whose_host_is_gone(rig: Rig) -> None:
 async def test_a_get(rig: Rig) -> None:
     (id_,) = await rig.create()
     cost = await rig.cost(lambda: rig.cloud.ports.get(caller(), text(id_)))
-    within(cost, Cost(rows=0, reads=3, commits=0, messages=0, tasks=0, calls=100, kept=2))
+    within(cost, Cost(rows=0, reads=2, commits=0, messages=0, tasks=0, calls=52, kept=2))

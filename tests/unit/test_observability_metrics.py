@@ -207,6 +207,7 @@ async def test_the_stopwatch_tells_how_calls_of_the_store_ended(tmp_path: Path) 
         with pytest.raises(StoreError):
             await store.write([Write(BY_HOST, ("h1",), (b"x",), (1,), 1)])
     await store.read(HOSTS, ("h1",))
+    assert await store.row(BY_HOST, ("h1",), (b"x",)) == (1,)
     assert await store.partitions(HOSTS) == [("h1",)]
     await store.now()
     await store.close()
@@ -215,7 +216,7 @@ async def test_the_stopwatch_tells_how_calls_of_the_store_ended(tmp_path: Path) 
         ("commit", "refused"): 1,
         ("write", "error"): 1,
         ("write", "unknown"): 1,
-        ("read", "ok"): 1,
+        ("read", "ok"): 2,
         ("partitions", "ok"): 1,
         ("now", "ok"): 1,
     }

@@ -94,6 +94,8 @@ class Statements:
         key = (*table.partition, *table.clustering)
         self.put = f"INSERT INTO {self._name} ({_names(row)}) VALUES ({_marks(len(row))})"
         self.drop = f"DELETE FROM {self._name} WHERE {_equal(key)}"
+        #: of tables with columns: one row without the statics, which servers look for apart, and without its own key
+        self.row = f"SELECT {_names(table.columns)} FROM {self._name} WHERE {_equal(key)}"
         #: of free tables: the stamp comes last in an insert, first in a delete
         self.write = f"{self.put} USING TIMESTAMP ?"
         self.erase = f"DELETE FROM {self._name} USING TIMESTAMP ? WHERE {_equal(key)}"

@@ -14,7 +14,7 @@ from planes.store.cassandra import cql, migrations
 from planes.store.cassandra.session import READ, SERIAL, CassandraSession, Line
 from planes.store.cassandra.sharing import Sharing
 from planes.store.cassandra.url import Address, parse
-from planes.store.checks import beyond, check_batch, check_read, check_writes
+from planes.store.checks import beyond, check_batch, check_read, check_row, check_writes
 from planes.store.protocol import Batch, Partition, Unavailable, Value, Values, Write, in_turn
 from planes.store.schema import CHANGES, Table
 
@@ -106,6 +106,13 @@ class CassandraStore:
             return await self._guarded(statements, partition, line, profile, limit)
         rows = await session.rows(profile, line) if line else []
         return Partition((), rows, bool(rows))
+
+    async def row(self, table: Table, partition: Values, key: Values) -> Values | None:
+        """Of one moment by itself: no guard is needed to show it."""
+        check_row(table, partition, key)
+        line = (cql.of(self._keyspace, table.name).row, partition + key)
+        rows = (await self.session.page(READ, line, None)).rows
+        return rows[0] if rows else None
 
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         """Not undone by giving up: a cancelled call's batch is still waited for by serial reads and by `close`."""

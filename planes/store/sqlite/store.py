@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from planes.store.checks import beyond, check_batch, check_read, check_writes
+from planes.store.checks import beyond, check_batch, check_read, check_row, check_writes
 from planes.store.protocol import Batch, Partition, StoreError, Unavailable, Value, Values, Write
 from planes.store.schema import FREE, Table
 from planes.store.sqlite import file, sql
@@ -118,6 +118,17 @@ class SqliteStore:
             return Partition((), rows, bool(rows))
         except sqlite3.Error as error:
             raise file.meaning(error) from error
+
+    async def row(self, table: Table, partition: Values, key: Values) -> Values | None:
+        check_row(table, partition, key)
+        self._open()
+        text = sql.of(table.name).read(len(key), 0, 0)
+        try:
+            connection = cast(sqlite3.Connection, self._reading)
+            found = connection.execute(text, (*partition, *key, 1)).fetchone()
+        except sqlite3.Error as error:
+            raise file.meaning(error) from error
+        return found[len(key) :] if found else None
 
     async def commit(self, batch: Batch, before: Sequence[Write] = ()) -> bool:
         check_batch(batch)
