@@ -65,6 +65,11 @@ def _second(at: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
 
 
+@lru_cache(1)
+def _local(at: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
 class ChangeLines:
     """Writes a line per finished change, in a thread that gathers them."""
 
@@ -121,7 +126,7 @@ class ChangeLines:
                     line[name] = value
             return _encode(line).decode()
         tail = f" ({ids['request_id']})" if ids else ""
-        return f"{time.strftime('%H:%M:%S', time.localtime(at))} INFO    {CHANGES}: {message}{tail}"
+        return f"{_local(int(at))} INFO    {CHANGES}: {message}{tail}"
 
 
 def sentence(change: Finished) -> str:

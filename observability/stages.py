@@ -97,15 +97,15 @@ class Change:
         """The time since the last mark was spent in stage `name`."""
         self.marks.append((name, time.time_ns() // 1000))
 
-    def stages(self) -> dict[str, tuple[int, int]]:
-        """Start and duration of each stage; one that was marked twice adds up."""
-        found: dict[str, tuple[int, int]] = {}
+    def stages(self) -> list[tuple[str, int, int]]:
+        """Name, start and duration of each stage; one that was marked twice adds up."""
+        found: dict[str, tuple[str, int, int]] = {}
         start = self.begun
         for name, end in self.marks:
-            first, before = found.get(name, (start, 0))
-            found[name] = first, before + end - start
+            before = found.get(name)
+            found[name] = (name, start, end - start) if before is None else (name, before[1], before[2] + end - start)
             start = end
-        return found
+        return list(found.values())
 
 
 class StageLike(Protocol):

@@ -68,15 +68,15 @@ class Acks:
         """
         heard = self._now()
         # Revisions follow the clock: one of the far future would answer for all that is still to come.
-        taken = [
-            item for item in items if item.kind == ObjectKind.PORT and is_ours(item.id) and item.rev < heard + FUTURE
-        ]
-        await self._store.write([_write(host, item, heard) for item in taken])
+        latest, kind = heard + FUTURE, int(ObjectKind.PORT)
+        taken = [item for item in items if item.kind == kind and item.rev < latest and is_ours(item.id)]
+        well = _encode(Report("", heard))
+        await self._store.write([_write(host, item, heard, well) for item in taken])
         stored = self._now()
         self.counters["acks"] += len(taken)
         self.lags.record(host, [heard - item.sent for item in taken if item.sent])
         for item in taken:
-            if not item.error:
+            if not item.error and not self._releases.is_settled(item.id, item.rev):
                 await self._releases.let_go(item.id, host, item.rev)
         said = Stored(host, tuple(taken), heard, stored)
         self.kept(said)
@@ -190,9 +190,9 @@ def reason(port: Port, status: Status | None, state: int | None, alive: bool) ->
     return f"Host {port.host} is programming the port."
 
 
-def _write(host: str, item: Applied, now: int) -> Write:
-    body = _encode(Report(item.error, now))
-    columns = (item.rev, 1 if item.error else 0, body)
+def _write(host: str, item: Applied, now: int, well: bytes) -> Write:
+    """`well`: the body that says so."""
+    columns = (item.rev, 1, _encode(Report(item.error, now))) if item.error else (item.rev, 0, well)
     # The revision leads, so that a late ack of an old one never hides a newer; within one revision, time decides.
     stamp = (item.rev << 12) + min(max(now - item.rev, 0) // 50_000, 4095)
     return Write(PORT_STATUS, place_of(item.id), (item.id, host), columns, stamp)

@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 
 import msgspec
@@ -219,27 +219,23 @@ class Changes:
 
 
 def _record(opened: _Open) -> Record:
-    change, last = opened.change, opened.change.last
-    hosts: dict[tuple[str, str], Took] = {}
-    for host, item, heard, stored in opened.answers:
+    change, answers = opened.change, opened.answers
+    last, failed = change.last, False
+    took = [Took(name, "", start, duration) for name, start, duration in change.stages()]
+    if len(answers) == 1:
+        took += _took(*answers[0])
+    elif answers:
+        took += sorted(_together(answers), key=_start)
+    for _, item, _, stored in answers:
         last = max(last, stored)
-        for name, start, end, error in _stages(item, heard, stored):
-            # Several ports of one change on one host are one stage: from the first start to the last end.
-            old = hosts.get((name, host))
-            if old is not None:
-                start, end = min(start, old.start), max(end, old.start + old.duration)
-                error = error or old.error
-            hosts[name, host] = Took(name, host, start, end - start if end > start else 0, error)
-    own = [Took(name, "", start, took) for name, (start, took) in change.stages().items()]
-    stages = own + sorted(hosts.values(), key=_start)
-    failed = [stage for stage in stages if stage.error]
+        failed = failed or bool(item.error)
     status = "ERROR" if failed else ("BUILD" if opened.waiting or opened.given_up else "ACTIVE")
     return Record(
         change.id,
         change.trace_id,
         change.resource,
         status,
-        tuple(stages),
+        tuple(took),
         max(0, last - change.begun),
         change.traceparent,
         change.project,
@@ -248,15 +244,28 @@ def _record(opened: _Open) -> Record:
     )
 
 
-def _stages(item: Applied, heard: int, stored: int) -> list[tuple[str, int, int, str]]:
-    """What a host's answer tells: name, start, end and error of each stage."""
-    begun = item.received if item.sent else item.started or item.done
-    stages = [
-        ("program", begun, item.done, item.error),
-        ("ack", item.done, heard, ""),
-        ("active", heard, stored, ""),
+def _took(host: str, item: Applied, heard: int, stored: int) -> list[Took]:
+    """What an answer tells, in the order in which it happened."""
+    begun, done = item.received if item.sent else item.started or item.done, item.done
+    took = [
+        Took("program", host, begun, max(0, done - begun), item.error),
+        Took("ack", host, done, max(0, heard - done)),
+        Took("active", host, heard, max(0, stored - heard)),
     ]
-    return [("receive", item.sent, item.received, ""), *stages] if item.sent else stages
+    return [Took("receive", host, item.sent, max(0, item.received - item.sent)), *took] if item.sent else took
+
+
+def _together(answers: Iterable[Answer]) -> Iterable[Took]:
+    """Several ports of one change on one host are one stage: from the first start to the last end."""
+    hosts: dict[tuple[str, str], Took] = {}
+    for stage in chain.from_iterable(_took(*answer) for answer in answers):
+        where = (stage.name, stage.host)
+        if (old := hosts.get(where)) is not None:
+            start = min(old.start, stage.start)
+            end = max(old.start + old.duration, stage.start + stage.duration)
+            stage = Took(stage.name, stage.host, start, end - start, stage.error or old.error)
+        hosts[where] = stage
+    return hosts.values()
 
 
 def done_of(record: Record) -> Done:

@@ -56,6 +56,14 @@ class Releases:
         self._now = now
         self._port_quota = port_quota
 
+    def is_settled(self, port_id: bytes, rev: int) -> bool:
+        """Whether nothing can wait for an ack of this revision, as of what this instance remembers."""
+        view = self._ground.known_bucket(*place_of(port_id))
+        port: Port | None = view.get(Kind.PORT, port_id) if view is not None else None
+        if port is None or port.goal_rev != rev:
+            return False
+        return not (port.state or port.leaving or port.releasing)
+
     async def let_go(self, port_id: bytes, host: str, rev: int) -> Port | None:
         """The host has applied revision `rev` of the port, perhaps its tombstone; do what waited for that.
 

@@ -5,6 +5,9 @@ of the loop: what was found for one holds for the next that asks the same. Nothi
 read here is proven by the commit (`commits`).
 """
 
+from operator import attrgetter
+from typing import Any
+
 from msgspec import UNSET, Struct
 
 from observability.stages import Change
@@ -22,6 +25,7 @@ from planes.model.resources import Network
 from planes.store.views import View
 
 NOT_OFFERED = ("qos_policy_id", "dns_name", "extra_dhcp_opts", "numa_affinity_policy")
+_extra, _NO_EXTRA = attrgetter(*NOT_OFFERED), (UNSET,) * len(NOT_OFFERED)
 
 
 class _Known(Struct):
@@ -51,10 +55,8 @@ class PortChecks:
         project = self._who.owner(asked_project(wanted))
         known = self._networks.get(wanted.network_id) or await self._network(wanted.network_id)
         network = known.network
-        for name in NOT_OFFERED:
-            asked = getattr(wanted, name)
-            if asked is not UNSET and asked not in (None, "", []):
-                raise Invalid(f"Invalid input for {name}. Reason: it is not offered.")
+        if (extra := _extra(wanted)) != _NO_EXTRA:
+            _only_empty(extra)
         security = network.port_security if wanted.port_security_enabled is UNSET else wanted.port_security_enabled
         if not security:
             _no_security(wanted)
@@ -96,6 +98,13 @@ class PortChecks:
         if named not in self._named:
             self._named[named] = await port_plans.check_groups(self._c, named, self._who.sees)
         return self._named[named]
+
+
+def _only_empty(extra: tuple[Any, ...]) -> None:
+    """What clients send as a matter of course, though we do not offer it, must say nothing."""
+    for name, asked in zip(NOT_OFFERED, extra, strict=True):
+        if asked is not UNSET and asked not in (None, "", []):
+            raise Invalid(f"Invalid input for {name}. Reason: it is not offered.")
 
 
 def _wishes(wanted: PortCreate, known: _Known) -> tuple[Wish, ...]:

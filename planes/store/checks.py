@@ -51,18 +51,30 @@ def check_batch(batch: Batch) -> None:
 
 def check_writes(writes: Iterable[Write]) -> None:
     """Raise ValueError unless every write fits its table."""
+    #: by table and whether they are deletions
+    rows: dict[tuple[str, bool], tuple[Table, list[Values]]] = {}
     for write in writes:
-        table = write.table
-        if table.guard:
-            raise ValueError(f"{table.name} is a guarded table: it takes commit(), not write()")
-        dead = write.columns is None
-        if _odd(table, "key" if dead else "all", (write.partition + write.clustering + (write.columns or ()),)):
-            _whole(table, "partition", table.partition, write.partition)
-            _whole(table, "clustering", table.clustering, write.clustering)
-            if write.columns is not None:
-                _whole(table, "columns", table.columns, write.columns, null=True)
+        table, columns = write.table, write.columns
+        where = (table.name, columns is None)
+        if where not in rows:
+            if table.guard:
+                raise ValueError(f"{table.name} is a guarded table: it takes commit(), not write()")
+            rows[where] = table, []
+        rows[where][1].append(write.partition + write.clustering + (columns or ()))
         if not 0 <= write.stamp <= _MAX:
             raise ValueError(f"{table.name}: a stamp is from 0 to 2^63 - 1, not {write.stamp}")
+    for (_, dead), (table, some) in rows.items():
+        if _odd(table, "key" if dead else "all", some):
+            _careful(write for write in writes if write.table is table)
+
+
+def _careful(writes: Iterable[Write]) -> None:
+    for write in writes:
+        table = write.table
+        _whole(table, "partition", table.partition, write.partition)
+        _whole(table, "clustering", table.clustering, write.clustering)
+        if write.columns is not None:
+            _whole(table, "columns", table.columns, write.columns, null=True)
 
 
 def check_read(table: Table, partition: Values, prefix: Values, after: Values, among: Values, limit: int) -> None:
