@@ -11,9 +11,10 @@ from planes.management.port_plans import Fields
 from planes.model.errors import AlcorError, Unavailable
 from planes.model.ids import Id
 from planes.model.resources import Port
+from planes.store.partitions import BATCH
 
-#: ports made in one go: what the loop's thread does without a pause
-MOST = 64
+#: ports made in one go: as many as a batch holds
+MOST = BATCH
 
 Ask = tuple[Fields, "asyncio.Future[Port]"]
 
@@ -23,15 +24,15 @@ class PortGather:
 
     def __init__(self, make: Callable[[Sequence[Fields]], Awaitable[list[Port]]]) -> None:
         self._make = make
-        #: by network and project: what was asked for in this turn of the loop
+        #: by network and project: who makes ports there, and what was asked for meanwhile
+        self._workers: dict[tuple[Id, str], asyncio.Task[None]] = {}
         self._asked: dict[tuple[Id, str], list[Ask]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._alone = False
 
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
-        return not (self._alone or self._tasks or self._asked)
+        return not (self._alone or self._workers)
 
     async def made(self, fields: Fields) -> Port:
         """The port, once it is made: at once while nothing else is under way, else with what comes together."""
@@ -45,22 +46,25 @@ class PortGather:
 
     def _joined(self, fields: Fields) -> "asyncio.Future[Port]":
         """Who gives up waiting for it does not undo it."""
-        loop = asyncio.get_running_loop()
         where = (fields.network.id, fields.project)
-        asked = self._asked.get(where)
-        if asked is None or len(asked) >= MOST:
-            asked = self._asked[where] = []
-            loop.call_soon(self._begin, where, asked)
-        future: asyncio.Future[Port] = loop.create_future()
-        asked.append((fields, future))
+        future: asyncio.Future[Port] = asyncio.get_running_loop().create_future()
+        self._asked.setdefault(where, []).append((fields, future))
+        if where not in self._workers:
+            self._workers[where] = asyncio.create_task(self._work(where))
         return future
 
-    def _begin(self, where: tuple[Id, str], asked: list[Ask]) -> None:
-        if self._asked.get(where) is asked:
-            del self._asked[where]
-        task = asyncio.create_task(self._run(asked))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _work(self, where: tuple[Id, str]) -> None:
+        """One group after the other: the next is what came meanwhile."""
+        try:
+            while asked := self._asked.pop(where, []):
+                if left := asked[MOST:]:
+                    self._asked[where] = left
+                await self._run(asked[:MOST])
+        except BaseException as error:  # the process is ending: nobody may wait for ever
+            _fail(self._asked.pop(where, []), error)
+            raise
+        finally:
+            del self._workers[where]
 
     async def _run(self, asked: list[Ask]) -> None:
         try:
@@ -70,11 +74,10 @@ class PortGather:
                 await asyncio.gather(*(self._run([one]) for one in asked))
             else:  # of what was perhaps made nothing may be made again
                 _fail(asked, error)
-        except Exception as error:
+        except BaseException as error:
             _fail(asked, error)
-        except BaseException as error:  # the process is ending: nobody may wait for ever
-            _fail(asked, error)
-            raise
+            if not isinstance(error, Exception):
+                raise
         else:
             for (_, future), port in zip(asked, ports, strict=True):
                 if not future.done():

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -22,7 +23,6 @@ from planes.model.views import PortView
 from planes.store.protocol import Batch, Unavailable, Values, Write
 from planes.store.schema import FEED, PORTS
 from planes.store.sqlite.store import SqliteStore
-from tests.support.clock import until
 from tests.support.cloud import caller, network_with_subnet, running
 from tests.support.held import Held
 from tests.support.invariants import violations
@@ -237,10 +237,31 @@ async def test_projects_of_a_shared_network_are_apart(cloud: Cloud) -> None:
     assert named == 15
 
 
-async def test_no_more_together_than_the_loop_can_bear(
-    cloud: Cloud, store: Counted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(port_gather, "MOST", 10)
-    network, _ = await network_with_subnet(cloud)
-    assert len(made(await at_once(cloud, [{"network_id": network.id}] * 60))) == 60
-    await until(lambda: cloud.ports._inner._gather.idle)  # type: ignore[attr-defined]
+async def test_what_comes_while_others_are_made_goes_together() -> None:
+    """One group of a network at a time, none larger than a batch, and other networks do not wait for it."""
+    sizes: list[tuple[str, int]] = []
+    go = asyncio.Event()
+
+    async def make(fields: Sequence[Any]) -> list[Any]:
+        sizes.append((fields[0].project, len(fields)))
+        await go.wait()
+        return list(fields)
+
+    gather = port_gather.PortGather(make)
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def ask(project: str, count: int) -> None:
+        for _ in range(count):
+            fields: Any = SimpleNamespace(network=SimpleNamespace(id=b"n"), project=project)
+            tasks.append(asyncio.create_task(gather.made(fields)))
+        await asyncio.sleep(0.01)
+
+    assert gather.idle
+    for project, count in (("a", 1), ("a", 10), ("a", 5), ("a", 130), ("b", 3)):
+        await ask(project, count)
+    assert sizes == [("a", 1), ("a", 10), ("b", 3)]
+    go.set()
+    made = await asyncio.gather(*tasks)
+    assert len({id(one) for one in made}) == 149
+    assert sizes[3:] == [("a", port_gather.MOST), ("a", 135 - port_gather.MOST)]
+    assert gather.idle
