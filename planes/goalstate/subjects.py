@@ -5,6 +5,7 @@
 """
 
 import re
+from functools import lru_cache
 
 from planes.model.errors import Invalid
 
@@ -12,6 +13,7 @@ _PROJECT = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")
 
 
+@lru_cache(4096)
 def check_host(name: str, field: str = "host") -> str:
     """A host name that has exactly one spelling as a subject token; raises Invalid that names `field`."""
     if not _HOST.match(name) or ".." in name:

@@ -236,6 +236,18 @@ async def test_the_highest_stamp_of_a_row_wins(
     assert found == Partition((), [] if left is None else [(b"id", left)], left is not None)
 
 
+@pytest.mark.parametrize("count", [*range(12), 31, 32, 33, 77])
+async def test_as_many_rows_as_there_are(store: Store, count: int) -> None:
+    """Of a batch and of writes; of writes of one row in one call the highest stamp wins."""
+    keys = [number.to_bytes(2, "big") for number in range(count)]
+    rows: list[Values] = [(1, key, 1, key * 2) for key in keys]
+    net, host = next(fresh), f"h{next(fresh)}"
+    writes = [Write(BY_HOST, (host,), (key,), (stamp,), stamp) for stamp in (2, 3, 1) for key in keys]
+    assert await store.commit(Batch(PORTS, (net, 0), None, {"top": 1}, rows), writes)
+    assert (await store.read(PORTS, (net, 0))).rows == rows
+    assert (await store.read(BY_HOST, (host,))).rows == [(key, 3) for key in keys]
+
+
 async def test_many_writes_of_several_tables_at_once(store: Store) -> None:
     net, host = next(fresh), f"h{next(fresh)}"
     many = [Write(BY_HOST, (host,), (n.to_bytes(2, "big"),), (n,), 1) for n in range(1000)]

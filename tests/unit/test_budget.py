@@ -75,7 +75,8 @@ class Rig:
 
         def written(text: str) -> None:
             seen["commits"] += text == "COMMIT"
-            seen["rows"] += text.startswith(("INSERT", "UPDATE", "DELETE")) and " changes " not in text
+            if text.startswith(("INSERT", "UPDATE", "DELETE")) and " changes " not in text:
+                seen["rows"] += 1 + text.count("), (")
 
         def task(loop: asyncio.AbstractEventLoop, work: Any) -> asyncio.Task[Any]:
             seen["tasks"] += 1

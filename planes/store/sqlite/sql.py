@@ -5,8 +5,9 @@ row per partition. A row of a free table also carries `stamp` (the highest wins)
 (µs; when the row may go for good; null: never).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import chain
 
 from planes.store.protocol import Values
 from planes.store.schema import TABLES, Table
@@ -18,6 +19,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("DROP INDEX IF EXISTS feed_purge", "DROP INDEX IF EXISTS changes_purge"),
 )
 VERSION = 1 + len(MIGRATIONS)
+
+#: how many rows statements insert, the most first; few texts, for SQLite keeps what it has made of them
+TOGETHER = (32, 8, 3, 1)
 
 _SQL_TYPE = {"bigint": "INTEGER", "text": "TEXT", "blob": "BLOB"}
 _FREE = ("stamp", "dead", "purge")
@@ -53,6 +57,23 @@ def shapes() -> dict[str, list[str]]:
     return made
 
 
+class Rows:
+    """A statement that inserts rows of so many values. Of several rows at once it costs each a third less."""
+
+    def __init__(self, head: str, values: int, tail: str = "") -> None:
+        self._texts = {size: f"{head}{', '.join([f'({_marks(values)})'] * size)}{tail}" for size in TOGETHER}
+
+    def each(self, rows: Sequence[Values]) -> list[tuple[str, Values]]:
+        """Texts and their values that insert all of these, in order."""
+        made: list[tuple[str, Values]] = []
+        start = 0
+        for size, text in self._texts.items():
+            while start + size <= len(rows):
+                made.append((text, tuple(chain.from_iterable(rows[start : start + size]))))
+                start += size
+        return made
+
+
 class Statements:
     """The statements of one table; each text is made once."""
 
@@ -62,13 +83,14 @@ class Statements:
         partition, columns = _names(table.partition), _names(table.columns)
         at = _equal(partition)
         self.read_statics = f"SELECT {', '.join(_names(table.statics))} FROM {name}_static WHERE {at}"
-        self.put = f"INSERT OR REPLACE INTO {name} VALUES ({_marks(len(key) + len(columns))})"
+        self.put = Rows(f"INSERT OR REPLACE INTO {name} VALUES ", len(key) + len(columns))
         self.drop = f"DELETE FROM {name} WHERE {_equal(key)}"
         sets = ", ".join(f"{column} = excluded.{column}" for column in (*columns, *_FREE))
-        self.write = (
-            f"INSERT INTO {name} VALUES ({_marks(len(key) + len(columns) + len(_FREE))}) "
-            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets} WHERE excluded.stamp > {name}.stamp "
-            f"OR (excluded.stamp = {name}.stamp AND {name}.dead = 0)"
+        self.write = Rows(
+            f"INSERT INTO {name} VALUES ",
+            len(key) + len(columns) + len(_FREE),
+            f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets} WHERE excluded.stamp > {name}.stamp "
+            f"OR (excluded.stamp = {name}.stamp AND {name}.dead = 0)",
         )
         keys = ", ".join(key)
         old = f"SELECT {keys} FROM {name} WHERE purge IS NOT NULL AND purge < ? ORDER BY purge LIMIT ?"

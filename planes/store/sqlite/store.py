@@ -285,8 +285,8 @@ def _conditional(batch: Batch) -> Run:
             done = connection.execute(change, (*values, *partition, batch.expect))
         if done.rowcount == 0:
             return False
-        if puts:
-            connection.executemany(statements.put, puts)
+        for text, row in statements.put.each(puts):
+            connection.execute(text, row)
         if drops:
             connection.executemany(statements.drop, drops)
         return True
@@ -307,7 +307,8 @@ def _idempotent(writes: Sequence[Write], now: int) -> Run:
 
     def run(connection: sqlite3.Connection) -> None:
         for name, values in rows.items():
-            connection.executemany(sql.of(name).write, values)
+            for text, row in sql.of(name).write.each(values):
+                connection.execute(text, row)
 
     return run
 
