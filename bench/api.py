@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import uvloop
+from msgspec import Struct
 
 from bench.cloud import Bare, Running, bare, cloud, empty_server, network
 from bench.load import Outcome, drive, request
@@ -15,7 +16,9 @@ from bench.report import Budget, Figure, at_least, at_most
 from bench.swarm import Swarm
 
 CLIENTS = 64
-SECONDS = 6.0
+#: of one turn, and how many turns there are
+SECONDS, TURNS = 4.0, 3
+EMPTY = "empty handler"
 #: MiB of a process that nobody uses, by what its name begins with; agents are called h1, h2
 IDLE = {"api": 120, "nats": 30, "h": 60}
 BULK = 100
@@ -24,7 +27,7 @@ MORE = 2000
 #: simulated ones, which ack every port that they are told of
 HOSTS = 8
 #: seconds after which the echo of a row's creates is over, so that the next row does not pay for it
-QUIET = 20.0
+QUIET = 16.0
 
 
 def idle() -> list[Figure]:
@@ -58,8 +61,35 @@ def _settled(running: Running) -> None:
         time.sleep(0.2)
 
 
+class Row(Struct):
+    """One figure of `creates`: what is asked for, and the row that it is compared with."""
+
+    what: str
+    pids: dict[str, int]
+    port: int
+    make: Callable[[int], bytes]
+    than: str = ""
+    budget: Budget | None = None
+    clients: int = CLIENTS
+    each: int = 1  # ports of a request
+    begun: bool = False  # its echo is waited for
+
+
+class Turn(Struct):
+    """What a row came to in one turn."""
+
+    outcome: Outcome
+    cpu: dict[str, int]
+    steal: float
+    rate: float
+    ratio: float = 1.0
+
+
 def creates() -> list[Figure]:
-    """Ports by HTTP from 64 clients, one per request and 100, beside a handler that does nothing with the same body."""
+    """Ports by HTTP from 64 clients, one per request and 100, beside a handler that does nothing with the same body.
+
+    All rows by turns; of each the turn whose ratio is the median.
+    """
     with bare() as running, empty_server() as (port, pid):
         net = network(running.client, "10.0.0.0/12")
         return uvloop.run(_creates(running, net, port, pid))
@@ -69,35 +99,56 @@ async def _creates(running: Bare, net: str, empty: int, pid: int) -> list[Figure
     swarm = Swarm(running.bus)
     hosts = await swarm.grow(HOSTS)
     swarm.start_beats()
-    free = _port_request({"network_id": net, "name": "bench"})
-    bound = [_port_request({"network_id": net, "name": "bench", "binding:host_id": host.name}) for host in hosts]
-    many = json.dumps({"ports": [{"network_id": net, "name": "bench"}] * BULK}).encode()
-    bulk = request("POST", "/v2.0/ports", many)
-    await drive(empty, lambda _: free, CLIENTS, seconds=1)
-    await drive(running.api_port, lambda _: free, CLIENTS, seconds=1)
-
-    await asyncio.sleep(QUIET)
-    yardstick, meter = await _measured({"empty": pid}, empty, lambda _: free)
-    figures = [_figure("empty handler", yardstick, meter)]
-    base = ("empty handler", yardstick.rate, at_least(0.3, ratio=True))
-    alone, meter = await _measured(running.pids, running.api_port, lambda _: free)
-    figures.append(_figure("port creates", alone, meter, base=base))
-    await asyncio.sleep(QUIET)
-    acked, meter = await _measured(running.pids, running.api_port, lambda n: bound[n % HOSTS])
-    while swarm.total("unacked"):  # noqa: ASYNC110 - it tells nobody
-        await asyncio.sleep(0.05)
-    figures.append(_figure(f"port creates, acked by {HOSTS} hosts", acked, meter, base=base))
-    port = running.client.get("/v2.0/ports", params={"limit": "1", "fields": "id"}).json()["ports"][0]["id"]
-    one = request("GET", f"/v2.0/ports/{port}", X_Roles="admin")
-    await asyncio.sleep(QUIET)
-    got, meter = await _measured(running.pids, running.api_port, lambda _: one)
-    figures.append(_figure("get by id", got, meter, base=(*base[:2], at_least(0.4, ratio=True))))
-    bulks, meter = await _measured(running.pids, running.api_port, lambda _: bulk, clients=4)
-    base = (f"port creates, acked by {HOSTS} hosts", acked.rate, at_least(6, ratio=True))
-    figures.append(_figure(f"ports in bulks of {BULK}", bulks, meter, scale=BULK, base=base))
+    rows = _rows(running, net, [host.name for host in hosts], Row(EMPTY, {"empty": pid}, empty, lambda _: b""))
+    for row in rows:
+        await drive(row.port, row.make, row.clients, seconds=1)
+    turns: dict[str, list[Turn]] = {row.what: [] for row in rows}
+    for _ in range(TURNS):
+        for row in rows:
+            turn = await _turn(row)
+            if row.than:
+                turn.ratio = turn.rate / turns[row.than][-1].rate
+            turns[row.what].append(turn)
+            while swarm.total("unacked"):  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.05)
     await swarm.stop_beats()
     swarm.close()
-    return figures
+    return [_figure(row, sorted(turns[row.what], key=lambda turn: turn.ratio)[TURNS // 2]) for row in rows]
+
+
+def _rows(running: Bare, net: str, hosts: list[str], empty: Row) -> list[Row]:
+    """In the order in which they are measured: each after what it is compared with."""
+    plain = {"network_id": net, "name": "bench"}
+    free = _port_request(plain)
+    bound = [_port_request(plain | {"binding:host_id": host}) for host in hosts]
+    bulk = request("POST", "/v2.0/ports", json.dumps({"ports": [plain] * BULK}).encode())
+    port = running.client.post("/v2.0/ports", json={"port": plain}).raise_for_status().json()["port"]["id"]
+    one = request("GET", f"/v2.0/ports/{port}", X_Roles="admin")
+    empty.make = lambda _: free
+
+    def row(what: str, make: Callable[[int], bytes], than: str, least: float, begun: bool = True, **more: int) -> Row:
+        budget = at_least(least, ratio=True)
+        return Row(what, running.pids, running.api_port, make, than, budget, begun=begun, **more)
+
+    acked = f"port creates, acked by {HOSTS} hosts"
+    return [
+        empty,
+        row("port creates", lambda _: free, EMPTY, 0.3),
+        row(acked, lambda n: bound[n % HOSTS], EMPTY, 0.3),
+        row("get by id", lambda _: one, EMPTY, 0.4, begun=False),
+        row(f"ports in bulks of {BULK}", lambda _: bulk, acked, 6, clients=4, each=BULK),
+    ]
+
+
+async def _turn(row: Row) -> Turn:
+    """A turn of one row, and the quiet in which what it began comes to its end."""
+    meter = Meter(row.pids)
+    outcome = await drive(row.port, row.make, row.clients, seconds=SECONDS)
+    _check(outcome)
+    turn = Turn(outcome, meter.cpu(), meter.steal(), outcome.rate * row.each)
+    if row.begun:
+        await asyncio.sleep(QUIET)
+    return turn
 
 
 def _port_request(port: dict[str, str]) -> bytes:
@@ -159,24 +210,12 @@ def _until_active(running: Running) -> tuple[Outcome, Meter]:
     return outcome, meter
 
 
-async def _measured(
-    pids: dict[str, int], port: int, make: Callable[[int], bytes], clients: int = CLIENTS
-) -> tuple[Outcome, Meter]:
-    meter = Meter(pids)
-    outcome = await drive(port, make, clients, seconds=SECONDS)
-    _check(outcome)
-    return outcome, meter
-
-
-def _figure(
-    what: str, outcome: Outcome, meter: Meter, scale: int = 1, base: tuple[str, float, Budget] | None = None
-) -> Figure:
-    """A rate; `base`: in words and per second what it is compared with, and what the ratio must be."""
-    operations, rate = len(outcome.latencies) * scale, outcome.rate * scale
-    cpu = ", ".join(f"{name} {used / operations:.0f}" for name, used in meter.cpu().items() if used >= operations)
+def _figure(row: Row, turn: Turn) -> Figure:
+    operations, outcome = len(turn.outcome.latencies) * row.each, turn.outcome
+    cpu = ", ".join(f"{name} {used / operations:.0f}" for name, used in turn.cpu.items() if used >= operations)
     note = f"p50 {outcome.quantile(0.5):.1f} p99 {outcome.quantile(0.99):.1f} ms; CPU µs each: {cpu}"
-    words, ratio, budget = (base[0], round(rate / base[1], 2), base[2]) if base else ("", None, None)
-    return Figure(what, round(rate), "/s", note, meter.steal(), words, ratio, budget)
+    ratio = round(turn.ratio, 2) if row.than else None
+    return Figure(row.what, round(turn.rate), "/s", note, turn.steal, row.than, ratio, row.budget)
 
 
 def _fill(running: Running, net: str, count: int) -> None:
