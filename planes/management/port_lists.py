@@ -6,9 +6,11 @@ It only reads.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from planes.control import reads
-from planes.control.indexes import is_marked
+from planes.control.indexes import LEADING, is_marked
 from planes.control.reads import Status
 from planes.management.caller import Caller
 from planes.management.context import Context
@@ -107,17 +109,23 @@ class PortList:
     async def _expand(self, keys: Sequence[bytes], after: bytes, limit: int) -> tuple[Sequence[bytes], bytes]:
         """The ports that keys of the project's index stand for: those of a bucket, or an older one by itself."""
         alone = [key for key in keys if not is_marked(key)]
-        places = list(dict.fromkeys(place_of(key) for key in keys if is_marked(key)))
-        found: set[bytes] = set(alone)
-        full: list[bytes] = []
+        marks = {place_of(key): key[:LEADING] for key in keys if is_marked(key)}
+        places, read = list(marks), list[tuple[list[Port], bool]]()
         for at in range(0, len(places), BUCKETS):
-            some = [self._bucket(where, after, limit) for where in places[at : at + BUCKETS]]
-            for ports, more in await asyncio.gather(*some):
+            read += await asyncio.gather(*(self._bucket(where, after, limit) for where in places[at : at + BUCKETS]))
+        found: list[bytes] = []
+        full: list[bytes] = []
+        # Ids of buckets that begin alike lie among each other; those of the others come before or behind.
+        for begin, alike in groupby(zip(marks.values(), read, strict=True), key=itemgetter(0)):
+            if 0 < limit <= len(found):
+                full.append(max(found))
+                break
+            for _, (ports, more) in alike:
                 if more:
                     full.append(ports[-1].id)
-                found.update(self._hold(port for port in ports if is_marked(port.id)))
+                found += self._hold(port for port in ports if port.id[:LEADING] == begin)
         last = min(full, default=b"")  # behind it, what is missing of that bucket comes first
-        return sorted([id_ for id_ in found if id_ > after and (not last or id_ <= last)]), last
+        return sorted([id_ for id_ in {*found, *alone} if id_ > after and (not last or id_ <= last)]), last
 
     async def _bucket(self, where: tuple[int, int], after: bytes, limit: int) -> tuple[list[Port], bool]:
         """Ports of a bucket behind an id, in order, and whether there may be more."""
