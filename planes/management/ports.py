@@ -5,6 +5,7 @@ Updates are in `port_update`, creation in `port_create`.
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -28,7 +29,7 @@ from planes.model.addresses import bucket, ip_text, mac_text
 from planes.model.enums import Kind
 from planes.model.enums import Status as Word
 from planes.model.errors import AlcorError, Unavailable, not_found
-from planes.model.ids import bucket_of, common_text, is_ours, parse, place_of, text
+from planes.model.ids import Id, bucket_of, common_text, is_ours, parse, place_of, text
 from planes.model.query import Listing, Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.resources import Address, AddressState, Port, PortState
@@ -37,6 +38,8 @@ from planes.store.partitions import BATCH
 from planes.store.views import Draft
 
 T = TypeVar("T")
+#: `binding:vif_details`: of a bound port, by whether it has port security, and of one that is not
+_DETAILS, _NO_DETAILS = {secure: {"port_filter": secure} for secure in (False, True)}, dict[str, Any]()
 
 
 class Ports:
@@ -277,7 +280,7 @@ class Ports:
             common_text(port.network),
             mac_text(port.mac),
             tuple([FixedIpView(subnet_id=common_text(s), ip_address=ip_text(ip)) for s, ip in port.fixed]),
-            tuple([common_text(group) for group in port.groups]),
+            _texts(port.groups),
             _pairs(port) if port.pairs else (),
             port.security,
             port.admin_up,
@@ -288,7 +291,7 @@ class Ports:
             port.host,
             port.vnic_type,
             "tap" if port.host else "unbound",
-            {"port_filter": port.security} if port.host else {},
+            _DETAILS[port.security] if port.host else _NO_DETAILS,
             port.profile,
             (),  # extra_dhcp_opts
             (),  # tags
@@ -296,6 +299,12 @@ class Ports:
             updated_at=created if port.updated == port.created else iso(port.updated),
             revision_number=port.rev,
         )
+
+
+@lru_cache(4096)
+def _texts(ids: tuple[Id, ...]) -> tuple[str, ...]:
+    """Of groups that many ports are in."""
+    return tuple([text(id_) for id_ in ids])
 
 
 def _pairs(port: Port) -> tuple[AddressPairView, ...]:
