@@ -8,7 +8,7 @@ log-linear, 64 per power of two: a quantile is off by less than 1 %; count, sum 
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -266,20 +266,27 @@ class Latency:
                 self._stages[stage] = histogram
         return histogram
 
-    def finished(self, change: Finished, traced: bool) -> None:
-        """All of a finished change. `traced`: its trace can be looked at."""
+    def finished(self, changes: Sequence[Finished]) -> None:
+        """All of these changes, finished just now."""
         column = int(self._clock() // COLUMN)
         if column != self._column or len(self._waiting) >= WAITING:
             self._count()
             self._column = column
-        self._waiting.append(change)
+        self._waiting += changes
+        totals: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        for change in changes:
+            totals[change.resource, change.status].append(change.total)
+        for kind, some in totals.items():
+            counts = self.changes.get(kind)
+            if counts is None and len(self.changes) < self._most:
+                counts = self.changes[kind] = Counts()
+            if counts is not None:
+                counts.record_all(some)
+
+    def traced(self, change: Finished) -> None:
+        """The trace of a change, which was counted already, can be looked at."""
         counts = self.changes.get((change.resource, change.status))
-        if counts is None:
-            if len(self.changes) >= self._most:
-                return
-            counts = self.changes[change.resource, change.status] = Counts()
-        counts.record(change.total)
-        if traced and change.traceparent:
+        if counts is not None and change.traceparent:
             self._point_at(change, counts)
 
     def _point_at(self, change: Finished, counts: Counts) -> None:

@@ -81,11 +81,12 @@ class ChangeLines:
         self._dropped = 0
         self._thread: threading.Thread | None = None
 
-    def put(self, change: Finished) -> None:
+    def put(self, changes: Sequence[Finished]) -> None:
         if len(self._waiting) >= LINES:
-            self._dropped += 1
+            self._dropped += len(changes)
             return
-        self._waiting.append((time.time(), change))
+        now = time.time()
+        self._waiting.extend([(now, change) for change in changes])
         if not self._there.is_set():
             self._there.set()
             if self._thread is None:
@@ -149,10 +150,10 @@ def sentence(change: Finished) -> str:
 _lines: ChangeLines | None = None
 
 
-def log_change(change: Finished) -> None:
-    """A change has come to its end."""
+def log_changes(changes: Sequence[Finished]) -> None:
+    """Changes have come to their end."""
     if _lines is not None:
-        _lines.put(change)
+        _lines.put(changes)
 
 
 def set_up(

@@ -8,7 +8,7 @@ or failed is exported afterwards, whole, from the same marks.
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from observability.export import Exporter
 from observability.latency import Latency
-from observability.logs import log_change
+from observability.logs import log_changes
 from observability.spans import (
     SLOW,
     Context,
@@ -137,18 +137,25 @@ class Observer:
         if self.exporter is not None:
             _keep(self._joined, (traceparent, host), parse(carrier) if carrier.endswith("1") else None)
 
-    def __call__(self, change: Finished) -> None:
-        sampled = change.traceparent.endswith("1")
-        chosen = sampled or change.status == "ERROR" or change.total >= self._slow
-        self.latency.finished(change, chosen)
-        log_change(change)
-        if self.exporter is None:
-            return
+    def __call__(self, changes: Sequence[Finished]) -> None:
+        """These have come to their end."""
+        self.latency.finished(changes)
+        log_changes(changes)
+        for change in changes:
+            sampled = change.traceparent.endswith("1")
+            chosen = sampled or change.status == "ERROR" or change.total >= self._slow
+            if chosen:
+                self.latency.traced(change)
+            if self.exporter is not None:
+                self._choose(self.exporter, change, sampled, chosen)
+
+    def _choose(self, exporter: Exporter, change: Finished, sampled: bool, chosen: bool) -> None:
+        """Export a change, with its request if that waits for it; of one that is not, the request is forgotten."""
         request = None if sampled else self._late.pop(change.id, None)
         if chosen:
-            self._export(self.exporter, change, sampled)
+            self._export(exporter, change, sampled)
             if request is not None:
-                self.exporter.put(request.spans, 1)
+                exporter.put(request.spans, 1)
             elif not sampled:
                 _keep(self._late, change.id, None)
 

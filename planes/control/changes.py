@@ -2,7 +2,7 @@
 
 Called by management (a change was published), by the acks (a host answered) and by the REST edge (show me). Stages
 come from the control plane's own clock and from the messages, so they are complete without sampling; `finished` hears
-of each record and may export spans. Changes that have ended are put away some at a time, by a task of their own: one
+of all records and may export spans. Changes that have ended are put away some at a time, by a task of their own: one
 after the other that costs a third of what each costs alone, between two requests. They are kept in memory for a while
 and in the store for 7 days.
 """
@@ -10,7 +10,7 @@ and in the store for 7 days.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from operator import attrgetter
@@ -71,7 +71,7 @@ _decode = msgspec.msgpack.Decoder(Record).decode
 _encode = msgspec.msgpack.Encoder().encode
 _start = attrgetter("start")
 
-Finished = Callable[[Record], None]
+Finished = Callable[[Sequence[Record]], None]
 
 
 class _Open:
@@ -204,7 +204,7 @@ class Changes:
         records = [_record(opened) for opened in islice(self._ended.values(), most)]
         for record in records:
             del self._ended[record.id]
-            self._finished(record)
+        self._finished(records)
         self._teller.finished([(record.project, done_of(record)) for record in records])
         return [self._remembered(record) for record in records]
 

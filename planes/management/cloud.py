@@ -69,7 +69,7 @@ def build(
     control: ControlConfig,
     management: ManagementConfig,
     *,
-    finished: Finished = lambda record: None,
+    finished: Finished = lambda records: None,
     latency: Callable[[], dict[str, Any]] = dict,
     now: Callable[[], int] = now_us,
     instance: str = "",

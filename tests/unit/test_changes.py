@@ -27,7 +27,7 @@ class Followed:
     def __init__(self, path: Path) -> None:
         self.ended: list[Record] = []
         teller = Teller(MemoryBus(MemoryBroker(), "c1"), Subjects(), "c1")
-        self.changes = Changes(SqliteStore(path / "unused.db"), teller, self.ended.append)
+        self.changes = Changes(SqliteStore(path / "unused.db"), teller, self.ended.extend)
 
     def follow(self, what: str, *ports: tuple[Id, int]) -> Change:
         change = Change(what)

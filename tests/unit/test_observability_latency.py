@@ -132,10 +132,10 @@ class Change(Struct, frozen=True):
 def test_a_change_counts_when_it_ended_whenever_it_is_counted() -> None:
     now = 0.0
     latency = Latency(lambda: now, wall=lambda: 0.0)
-    latency.finished(Change((Stage("write", 0, 7),)), False)
+    latency.finished([Change((Stage("write", 0, 7),))])
     now = COLUMN
-    latency.finished(Change((Stage("write", 0, 9), Stage("publish", 0, 1))), False)
-    latency.finished(Change((Stage("write", 0, 9),)), False)
+    latency.finished([Change((Stage("write", 0, 9), Stage("publish", 0, 1)))])
+    latency.finished([Change((Stage("write", 0, 9),))])
     now = 2 * COLUMN
     for stage, counts in (("write", [1, 2, 0]), ("publish", [0, 1, 0]), ("total", [1, 2, 0])):
         slots = latency.history(stage)["slots"]
@@ -147,6 +147,6 @@ def test_a_change_counts_when_it_ended_whenever_it_is_counted() -> None:
 def test_no_more_changes_wait_than_may() -> None:
     latency = Latency(lambda: 0.0)
     for _ in range(2 * WAITING + 1):
-        latency.finished(Change((Stage("write", 0, 7),)), False)
+        latency.finished([Change((Stage("write", 0, 7),))])
     assert latency._stages["write"].total.count == 2 * WAITING
     assert latency.stages["write"].total.count == 2 * WAITING + 1

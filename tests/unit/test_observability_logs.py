@@ -99,7 +99,7 @@ class Done(Struct):
 def test_a_change_is_one_line() -> None:
     stream = io.StringIO()
     logs.set_up("json", "info", stream)
-    logs.log_change(Done())
+    logs.log_changes([Done()])
     assert logs._lines is not None
     logs._lines.flush()
     found = msgspec.json.decode(stream.getvalue())
@@ -141,7 +141,7 @@ def test_lines_that_wait_are_bounded_and_their_loss_is_said() -> None:
     lines = logs.ChangeLines(stream, json=False)
     lines._thread = threading.current_thread()  # which does not write
     for _ in range(logs.LINES + 5):
-        lines.put(Done())
+        lines.put([Done()])
     lines.flush()
     written = stream.getvalue().splitlines()
     assert len(written) == logs.LINES + 1

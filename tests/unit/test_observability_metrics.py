@@ -104,10 +104,10 @@ def test_a_scraper_gets_openmetrics_only_if_it_asks() -> None:
 def test_a_sampled_change_leaves_its_trace_in_its_buckets() -> None:
     latency = Latency(wall=lambda: 1234.5)
     observer = Observer(latency)
-    observer(done(total=200))
+    observer([done(total=200)])
     assert "trace_id" not in exposition.openmetrics(changes(latency))
-    observer(done(sampled=True, total=700))
-    observer(done(total=700))
+    observer([done(sampled=True, total=700)])
+    observer([done(total=700)])
     text = exposition.openmetrics(changes(latency))
     found = {
         (sample.name, sample.labels.get("stage", ""), sample.labels["le"]): sample.exemplar
@@ -129,8 +129,8 @@ def test_failed_and_slow_changes_leave_theirs_too() -> None:
     latency = Latency()
     failed = done()
     failed.status = "ERROR"
-    Observer(latency)(failed)
-    Observer(latency)(done(total=2_000_000))
+    Observer(latency)([failed])
+    Observer(latency)([done(total=2_000_000)])
     assert latency.changes["create port", "ERROR"].exemplars.keys() == {2}
     assert len(latency.changes["create port", "ACTIVE"].exemplars) == 1
 
@@ -140,7 +140,7 @@ def test_names_of_changes_are_bounded() -> None:
     for number in range(50):
         change = done()
         change.resource = f"{number}"
-        latency.finished(change, True)
+        latency.finished([change])
     assert len(latency.changes) == 20
 
 
@@ -163,16 +163,17 @@ def calls_of(act: Any) -> int:
 def test_what_a_change_costs() -> None:
     latency = Latency()
     change, sampled = done(), done(sampled=True)
-    latency.finished(sampled, True)
-    plain = calls_of(lambda: latency.finished(change, False))
+    latency.finished([sampled])
+    latency.traced(sampled)
+    plain = calls_of(lambda: latency.finished([change]))
     begun = time.process_time()
     for _ in range(2000):
-        latency.finished(change, False)
+        latency.finished([change])
     print(
         f"\n{plain} calls and {(time.process_time() - begun) / 2000 * 1e6:.1f} µs for a change of {len(STAGES)} stages"
     )
     assert plain <= 16 * (len(STAGES) + 2)
-    assert calls_of(lambda: latency.finished(sampled, True)) <= plain + 16 * (len(STAGES) + 2)
+    assert calls_of(lambda: latency.traced(sampled)) <= 16 * (len(STAGES) + 2)
 
 
 def test_the_slowest_hosts_are_told_and_forgotten() -> None:

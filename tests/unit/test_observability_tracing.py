@@ -105,7 +105,7 @@ def test_what_is_exported(
         lambda: observer.answered(request, "POST", "/v2.0/ports", "/v2.0/ports", status, 200)
     ]
     if status == 201:
-        steps.append(lambda: observer(done(request, **more)))  # type: ignore[arg-type]
+        steps.append(lambda: observer([done(request, **more)]))  # type: ignore[arg-type]
     for step in steps if late else reversed(steps):
         step()
     observer.close()
@@ -116,7 +116,7 @@ def test_what_is_exported(
 def test_a_failed_change_is_exported_with_its_reason(collector: Collector) -> None:
     observer = Observer(Latency(), exporter(collector.address, "alcor-api"), "sqlite", lambda host: True)
     request = begin("create port", "", 0.0)
-    observer(done(request, status="ERROR", error="no room"))
+    observer([done(request, status="ERROR", error="no room")])
     observer.close()
     failed = {span.name: span.error for span in collector.spans if span.error}
     assert failed == {"create port": "no room", "program": "no room"}
@@ -137,7 +137,7 @@ def test_spans_carry_times_ids_and_conventional_attributes(collector: Collector)
     request = begin("create port", PARENT, 0.0)
     observer = Observer(Latency(), exporter(collector.address, "alcor-api"), "sqlite")
     observer.answered(request, "GET", "/v2.0/ports/{id}", "/v2.0/ports/4f", 201, 200)
-    observer(done(request))
+    observer([done(request)])
     observer.close()
     spans = {span.name: span for span in collector.spans}
     server, program = spans["GET /v2.0/ports/{id}"], spans["program"]
@@ -165,8 +165,8 @@ def test_objects_that_travelled_with_another_change_link_to_it_and_keep_their_ow
     observer = Observer(Latency(), exporter(collector.address, "alcor-api"), "sqlite", lambda host: True)
     first, second = begin("create port", "", 1.0), begin("create port", "", 1.0)
     observer.joined(second.traceparent, "h1", first.traceparent)
-    observer(done(first))
-    observer(done(second))
+    observer([done(first)])
+    observer([done(second)])
     observer.close()
     names = {span.name for span in collector.trace(first.trace_id)}
     assert not names & {"receive", "program"}  # the agent says
