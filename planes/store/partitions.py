@@ -235,7 +235,7 @@ class Partitions:
     def _count(self, where: Where, desk: _Desk) -> None:
         """After its view changed."""
         if self._desks.get(where) is desk:
-            rows = sum(map(len, desk.view.kinds.values())) if desk.view is not None else 0
+            rows = desk.view.rows if desk.view is not None else 0
             self._rows += rows - desk.rows
             desk.rows = rows
             while self._rows > ROWS and self._evict():

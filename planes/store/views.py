@@ -22,7 +22,8 @@ class View:
     """The committed state of one partition, decoded. Replaced row by row as batches commit; never edited by others.
 
     A port's row tells of its MAC and its addresses too: those rows are here and need not be stored. What is stored
-    counts, whatever the port's row tells.
+    counts, whatever the port's row tells. They are made when somebody wants more than one of them: who lists ports
+    never does.
     """
 
     def __init__(self, table: Table, read: Partition) -> None:
@@ -36,7 +37,20 @@ class View:
             self.kinds.setdefault(kind, {})[key] = decode(kind, body)
         #: addresses that have a row of their own
         self.stored: set[bytes] = set(self.kinds.get(_IP, ()))
-        self._tell(self.kinds.get(_PORT, {}).values())
+        #: ports' rows have not told yet
+        self.untold = _PORT in self.kinds
+
+    def whole(self) -> None:
+        """Have ports' rows tell what they have to, unless they have."""
+        if self.untold:
+            self.untold = False
+            self._tell(self.kinds[_PORT].values())
+
+    @property
+    def rows(self) -> int:
+        """How many there are, or will be when ports' rows have told."""
+        untold = 2 * len(self.kinds[_PORT]) if self.untold else 0
+        return sum(map(len, self.kinds.values())) + untold
 
     def _tell(self, ports: Iterable[Port]) -> None:
         """What these ports' rows tell of besides, where nothing says otherwise."""
@@ -48,6 +62,8 @@ class View:
 
     def merge(self, edits: Edits, batch: Batch) -> None:
         """Become what the batch that these edits made has left in the store."""
+        if self.untold:
+            self.whole()
         ports: list[Port] = []
         for (kind, key), body in edits.items():
             rows = self.kinds.get(kind)
@@ -88,10 +104,20 @@ class View:
     def get(self, kind: int, key: bytes = b"") -> Any:
         """The row's object, or None."""
         rows = self.kinds.get(kind)
-        return rows.get(key) if rows else None
+        found = rows.get(key) if rows else None
+        return self._told_of(kind, key) if found is None and self.untold and kind in _TOLD else found
+
+    def _told_of(self, kind: int, key: bytes) -> Any:
+        """What ports' rows would tell of one address or MAC."""
+        if kind == _IP:
+            owners = [port for port in self.kinds[_PORT].values() if any(ip == key for _, ip in port.fixed)]
+            return next((each for port in owners for ip, each in own_addresses(port) if ip == key), None)
+        return next((MacRow(port.id) for port in self.kinds[_PORT].values() if own_mac(port) == key), None)
 
     def all(self, kind: int) -> dict[bytes, Any]:
         """Every row of a kind, by key."""
+        if self.untold and kind in _TOLD:
+            self.whole()
         return self.kinds.get(kind, {})
 
 
@@ -99,6 +125,8 @@ class Draft:
     """What an operation sees and edits: the view, the edits of the same batch before it, and its own."""
 
     def __init__(self, view: View, batch: dict[tuple[int, bytes], Body | None], statics: dict[str, Value]) -> None:
+        if view.untold:
+            view.whole()
         self.view = view
         self._batch = batch
         self._statics = statics

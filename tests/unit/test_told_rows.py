@@ -231,8 +231,13 @@ def test_what_is_remembered_is_what_is_read_and_no_address_changes_by_itself(bat
             play(bucket, operation, edits, rev)
         expected |= {key: body for (kind, key), body in edits.items() if kind == Kind.IP}
         bucket.change(rev, edits)
-        read = bucket.read()
+        read, untold = bucket.read(), bucket.read()
+        size = untold.rows
         assert bucket.view.all(Kind.IP) == read.all(Kind.IP) == expected
+        assert {key: row for key in IPS if (row := untold.get(Kind.IP, key)) is not None} == expected
+        assert [untold.get(Kind.MAC, key) for key in MACS] == [read.get(Kind.MAC, key) for key in MACS]
+        assert untold.untold == bool(read.all(Kind.PORT)), "who wants one has not all told"
+        assert size >= read.rows
         assert bucket.view.all(Kind.PORT) == read.all(Kind.PORT)
         assert bucket.view.stored == read.stored
 
