@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import msgspec
 
+from planes.model.addresses import place
 from planes.model.enums import Kind
-from planes.model.ids import Id, place_of
+from planes.model.ids import Id, first_at, network_home, place_of
 from planes.model.resources import Address, Body, Port
 from planes.store.partitions import Partitions
 from planes.store.protocol import Store, Values
@@ -25,6 +26,8 @@ TOGETHER = 200
 WIDTH = 32
 #: ports of one bucket up to which reading them costs no more than asking whether what is remembered still holds
 WORTH = 4
+#: ports that are looked at for an address: its own comes first, but for others that had it
+NEAR = 4
 #: ports of one bucket from which on reading it whole costs little more than reading them
 MANY = 250
 
@@ -70,6 +73,29 @@ async def current_ports(partitions: Partitions, ids: Iterable[bytes]) -> dict[by
     """The same; from what this instance remembers of a bucket where a short read shows that it is still so."""
     found, left = await _remembered(partitions, Kind.PORT, _by_bucket(ids))
     return found | await ports(partitions.store, left) if left else found
+
+
+async def address(partitions: Partitions, where: tuple[int, int], ip: bytes) -> Address | None:
+    """Who has an address of a bucket, or had it, as the store has it now.
+
+    It has a row, or the port tells whose id says where its address lies. Only what none of these says takes all of the
+    bucket: it is of a port whose id was drawn before its address, or nobody's.
+    """
+    if view := await partitions.current(PORTS, where):
+        found: Address | None = view.get(Kind.IP, ip)
+        return found
+    at, kind = first_at(network_home(*where), place(ip)), int(Kind.PORT)
+    row, near = await asyncio.gather(
+        partitions.store.row(PORTS, where, (int(Kind.IP), ip)),
+        partitions.store.read(PORTS, where, prefix=(kind,), after=(kind, at), limit=NEAR),
+    )
+    if row:
+        return cast(Address, decode(int(Kind.IP), row[1]))
+    for _, _, _, body in near.rows:
+        told = own_addresses(decode(kind, body))
+        if found := next((each for own, each in told if own == ip), None):
+            return found
+    return (await partitions.view(PORTS, where, fresh=True)).get(Kind.IP, ip)  # type: ignore[no-any-return]
 
 
 async def bucket(partitions: Partitions, partition: tuple[int, int]) -> View:

@@ -20,10 +20,10 @@ from planes.management.context import Context
 from planes.management.group_looks import Looks
 from planes.management.groups import Groups
 from planes.management.port_plans import Fields, Wish
-from planes.model.addresses import BUCKET_SHIFT, bucket, ip_int
+from planes.model.addresses import BUCKET_SHIFT, bucket, ip_int, place
 from planes.model.enums import Kind
 from planes.model.errors import Conflict
-from planes.model.ids import Id, bucket_of, network_home, text
+from planes.model.ids import Id, bucket_of, network_home, placed, text
 from planes.model.resources import Address, AddressState, Network, Port, PortState, Subnet
 from planes.store.partitions import BATCH, Apply
 from planes.store.protocol import Write
@@ -344,12 +344,12 @@ class PortCreation:
         for wish in plan.inside:
             subnet, ip = wish.subnet, wish.ip
             self._stands(draft, network, subnet, making)
-            if ip:
+            if not ip and not (ip := addressing.choose(draft, subnet, home) or b""):
+                raise BucketFull
+            if not (fixed or plan.announced or fields.mac):  # nobody knows the id yet
+                plan.id = placed(plan.id, place(ip))
+            if wish.ip:
                 addressing.take(draft, ip, plan.id, network.id)
-            else:
-                ip = addressing.choose(draft, subnet, home) or b""
-                if not ip:
-                    raise BucketFull
             mac = mac or addressing.make_mac(draft, ip_int(ip), plan.id)
             used = Address(plan.id, subnet.id, mac, fields.host, plan.identity, AddressState.USED, rev, rev)
             draft.put(Kind.IP, ip, used)

@@ -20,7 +20,7 @@ from planes.model.enums import Kind
 from planes.model.errors import Invalid
 from planes.model.ids import is_ours, number_of, parse, place_of
 from planes.model.query import Listing, Query
-from planes.model.resources import Address, AddressState, Port, PortState
+from planes.model.resources import AddressState, Port, PortState
 from planes.model.views import PortView
 from planes.store.schema import BY_DEVICE
 
@@ -90,8 +90,7 @@ class PortList:
             number = number_of(parse(network, "network_id"))
             for value in addresses:
                 ip = parse_ip(value, "fixed_ips")
-                view = await reads.bucket(self._c.plane.partitions, (number, bucket(ip)))
-                row: Address | None = view.get(Kind.IP, ip)
+                row = await reads.address(self._c.plane.partitions, (number, bucket(ip)), ip)
                 if row is not None and row.state == AddressState.USED:
                     ids.add(row.port)
         return sorted(ids)

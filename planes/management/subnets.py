@@ -154,7 +154,7 @@ class Subnets:
         if not gateway or gateway == row.gateway:
             return
         where = (number_of(row.id), ip_int(gateway) >> BUCKET_SHIFT)
-        address: Address | None = (await reads.bucket(self._c.plane.partitions, where)).get(Kind.IP, gateway)
+        address = await reads.address(self._c.plane.partitions, where, gateway)
         if address is not None and address.state != AddressState.FREE:
             raise Conflict(
                 f"Current gateway ip {ip_text(gateway)} already in use by port {text(address.port)}. Unable to update.",

@@ -19,6 +19,11 @@ def bucket(address: bytes) -> int:
     return (int.from_bytes(address[-4:], "big") & _LOW32) >> BUCKET_SHIFT
 
 
+def place(address: bytes) -> int:
+    """Its place in its bucket, from 0."""
+    return int.from_bytes(address[-4:], "big") & (BUCKET_SIZE - 1)
+
+
 def ip_text(address: bytes) -> str:
     """`10.0.0.1` for 4 bytes (RFC 5952 text for 16)."""
     if len(address) == 4:

@@ -3,8 +3,9 @@
 An id is a UUID of version 8 (RFC 9562): 60 bits that differ, then 62 bits of *home*. For networks, subnets and ports
 the home is 40 bits of network number and 22 bits of bucket; for groups and their rules it is 62 bits common to the
 family. Of the 60 bits the first 16 follow from the home: ids of one partition lie together in every index, whose rows
-are then written together, and a page of a list is of few partitions. Inside the planes an id is 16 bytes; text appears
-only at the REST edge. Pure: randomness comes as an argument.
+are then written together, and a page of a list is of few partitions. The next 10 bits of a port's id are, if they can,
+the place of its address in its bucket: who looks for an address finds its port among few. Inside the planes an id is 16
+bytes; text appears only at the REST edge. Pure: randomness comes as an argument.
 """
 
 from functools import lru_cache
@@ -20,6 +21,8 @@ NUMBER_BITS = 40
 RANDOM_BITS = 60
 #: of these: what follows from the home, a number that rises with every id of an instance, and chance
 LEADING_BITS, TURN_BITS, LAST_BITS = 16, 16, 28
+#: of the number that rises, what a port's place takes
+PLACE_BITS = 10
 
 _VERSION = 0x8 << 76
 _VARIANT = 0x2 << 62
@@ -41,6 +44,18 @@ def leading(home: int) -> int:
     """Where ids of a home begin, in its place among the 60 bits: homes are spread evenly (Fibonacci hashing)."""
     spread = home * 0x9E37_79B9_7F4A_7C15 & (1 << 64) - 1
     return (spread >> 64 - LEADING_BITS) << (RANDOM_BITS - LEADING_BITS)
+
+
+def placed(id_: Id, place: int) -> Id:
+    """The id with this place (10 bits) behind what follows from the home."""
+    rest = TURN_BITS - PLACE_BITS
+    turn = place << rest | int.from_bytes(id_[2:4], "big") & (1 << rest) - 1
+    return Id(id_[:2] + turn.to_bytes(2, "big") + id_[4:])
+
+
+def first_at(home: int, place: int) -> Id:
+    """Where ids of a home that were `placed` there begin; nobody has this one."""
+    return make_id(home, leading(home) | place << RANDOM_BITS - LEADING_BITS - PLACE_BITS)
 
 
 def home_of(id_: Id) -> int:

@@ -165,6 +165,35 @@ async def pulled(cloud: Cloud, network: NetworkView, where: int, since: int) -> 
         pull = Pull(What.BUCKET, parse(network.id), where, since, page.token)
 
 
+async def test_a_bucket_is_read_for_an_address_only_where_no_id_says_whose_it_is(cloud: Cloud, net: Any) -> None:
+    network, _ = net
+    many = await cloud.ports.create(caller(), [PortCreate(network_id=network.id)] * 100)
+    by_mac = await port(cloud, network, mac_address="02:00:0a:00:00:f9")
+    asked = await port(cloud, network, fixed_ips=(FixedIp(ip_address="10.0.2.9"),))
+    moved = await change(cloud, many[7], fixed_ips=(FixedIp(ip_address="10.0.2.10"),))
+    gone = many[11]
+    await cloud.ports.delete(caller(), gone.id, None)
+    where = place_of(parse(many[0].id))
+    partitions = cloud.plane.partitions
+
+    async def owners(ip: str) -> tuple[list[str], bool]:
+        """Whose it is, and whether the whole bucket was read for that; told by nothing that is remembered."""
+        partitions.forget(PORTS, where)
+        filters: dict[str, tuple[str, ...]] = {"network_id": (network.id,), "fixed_ips": (f"ip_address={ip}",)}
+        found = (await cloud.ports.list(caller(), Query(filters))).items
+        return [view.id for view in found], partitions.peek(PORTS, where) is not None
+
+    for view in (*many[:7], *many[8:11], *many[12::20], asked):
+        assert await owners(view.fixed_ips[0].ip_address) == ([view.id], False)
+    assert await owners("10.0.2.10") == ([moved.id], False)  # has a row
+    assert await owners(many[7].fixed_ips[0].ip_address) == ([], False)  # a row says that it is free
+    assert await owners(gone.fixed_ips[0].ip_address) == ([], False)
+    assert (await owners(by_mac.fixed_ips[0].ip_address))[0] == [by_mac.id]  # its id was drawn before its address
+    assert await owners("10.0.3.99") == ([], True)
+    again = await port(cloud, network, fixed_ips=gone.fixed_ips and (FixedIp(ip_address=gone.fixed_ips[0].ip_address),))
+    assert await owners(gone.fixed_ips[0].ip_address) == ([again.id], False)
+
+
 async def test_pages_of_a_bucket_name_each_address_once_with_and_without_rows(cloud: Cloud, net: Any) -> None:
     network, _ = net
     made: list[PortView] = []

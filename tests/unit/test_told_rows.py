@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from observability.stages import now_us
 from planes.model.enums import Kind
-from planes.model.ids import Id, make_id, network_home, place_of
+from planes.model.ids import Id, first_at, home_of, is_ours, make_id, network_home, place_of, placed
 from planes.model.resources import Address, AddressState, Body, Port, PortState
 from planes.store.partitions import Partitions
 from planes.store.protocol import Batch, Partition, UnknownOutcome, Values, Write
@@ -240,6 +240,17 @@ def test_what_is_remembered_is_what_is_read_and_no_address_changes_by_itself(bat
         assert size >= read.rows
         assert bucket.view.all(Kind.PORT) == read.all(Kind.PORT)
         assert bucket.view.stored == read.stored
+
+
+@given(st.integers(0, 2**62 - 1), st.integers(0, 2**60 - 1), st.integers(0, 1023))
+def test_a_place_in_an_id_changes_nothing_else_of_it(home: int, random: int, place: int) -> None:
+    id_ = make_id(home, random)
+    there = placed(id_, place)
+    assert (home_of(there), is_ours(there)) == (home, True)
+    assert (there[:2], there[4:], int.from_bytes(there[2:4], "big") >> 6) == (id_[:2], id_[4:], place)
+    marked = Id(first_at(home, 0)[:2] + there[2:])
+    assert first_at(home, place) <= marked
+    assert place == 1023 or marked < first_at(home, place + 1)
 
 
 def test_what_a_port_tells_is_what_is_taken_for_told() -> None:
