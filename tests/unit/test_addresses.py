@@ -12,7 +12,7 @@ import pytest
 from planes.control import reads
 from planes.goalstate.messages import Gone, Neighbour, Pull, Register, What
 from planes.management.cloud import Cloud
-from planes.model.addresses import bucket, parse_ip
+from planes.model.addresses import BUCKET_SHIFT, bucket, ip_bytes, ip_text, mac_text, parse_ip
 from planes.model.enums import Kind
 from planes.model.errors import Conflict
 from planes.model.ids import Id, number_of, parse, place_of
@@ -168,13 +168,16 @@ async def pulled(cloud: Cloud, network: NetworkView, where: int, since: int) -> 
 async def test_a_bucket_is_read_for_an_address_only_where_no_id_says_whose_it_is(cloud: Cloud, net: Any) -> None:
     network, _ = net
     many = await cloud.ports.create(caller(), [PortCreate(network_id=network.id)] * 100)
-    by_mac = await port(cloud, network, mac_address="02:00:0a:00:00:f9")
-    asked = await port(cloud, network, fixed_ips=(FixedIp(ip_address="10.0.2.9"),))
-    moved = await change(cloud, many[7], fixed_ips=(FixedIp(ip_address="10.0.2.10"),))
+    where, partitions = place_of(parse(many[0].id)), cloud.plane.partitions
+
+    def at(place: int) -> str:
+        return ip_text(ip_bytes((where[1] << BUCKET_SHIFT) + place))
+
+    by_mac = await port(cloud, network, mac_address=mac_text(bytes((2, 0)) + parse_ip(at(249), "")))
+    asked = await port(cloud, network, fixed_ips=(FixedIp(ip_address=at(521)),))
+    moved = await change(cloud, many[7], fixed_ips=(FixedIp(ip_address=at(522)),))
     gone = many[11]
     await cloud.ports.delete(caller(), gone.id, None)
-    where = place_of(parse(many[0].id))
-    partitions = cloud.plane.partitions
 
     async def owners(ip: str) -> tuple[list[str], bool]:
         """Whose it is, and whether the whole bucket was read for that; told by nothing that is remembered."""
@@ -185,11 +188,11 @@ async def test_a_bucket_is_read_for_an_address_only_where_no_id_says_whose_it_is
 
     for view in (*many[:7], *many[8:11], *many[12::20], asked):
         assert await owners(view.fixed_ips[0].ip_address) == ([view.id], False)
-    assert await owners("10.0.2.10") == ([moved.id], False)  # has a row
+    assert await owners(at(522)) == ([moved.id], False)  # has a row
     assert await owners(many[7].fixed_ips[0].ip_address) == ([], False)  # a row says that it is free
     assert await owners(gone.fixed_ips[0].ip_address) == ([], False)
     assert (await owners(by_mac.fixed_ips[0].ip_address))[0] == [by_mac.id]  # its id was drawn before its address
-    assert await owners("10.0.3.99") == ([], True)
+    assert await owners(at(867)) == ([], True)
     again = await port(cloud, network, fixed_ips=gone.fixed_ips and (FixedIp(ip_address=gone.fixed_ips[0].ip_address),))
     assert await owners(gone.fixed_ips[0].ip_address) == ([again.id], False)
 
