@@ -193,12 +193,13 @@ async def current_ports_in(
 ) -> list[Port]:
     """Ports of a bucket behind an id, in order, `limit` at most (0: all); where from as `current_ports`.
 
-    Who wants many reads the bucket whole, so that it is remembered for the next page and for who reads the list anew.
+    Who wants many from the beginning reads the bucket whole, so that it is remembered for who reads the list anew. Who
+    goes on behind an id walks through them all, once.
     """
     view = None
-    if not 0 < limit < MANY:
+    if not after and not 0 < limit < MANY:
         view = await bucket(partitions, where)
-    elif limit > WORTH:
+    elif after or limit > WORTH:
         view = await partitions.current(PORTS, where)
     if view is not None:
         known = view.all(Kind.PORT)

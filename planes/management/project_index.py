@@ -71,7 +71,9 @@ class ProjectIndex:
             groups = [list(alike) for _, alike in groupby(keys, lambda key: key[:LEADING])]
             while groups:
                 some, groups = groups[:width], groups[width:]
-                async for ids in _expanded([key for group in some for key in group], asked, expand):
+                left = asked.size - found if asked.marker else asked.size
+                size = left if left > 0 else LIST_CHUNK
+                async for ids in _expanded([key for group in some for key in group], asked, size, expand):
                     found += len(ids)
                     yield ids
                 looked += len(some)
@@ -116,9 +118,9 @@ class ProjectIndex:
         return sorted(found)[:size]
 
 
-async def _expanded(keys: Sequence[bytes], asked: Asked, expand: Expand) -> AsyncIterator[Sequence[bytes]]:
-    """What some keys stand for, from the marker on."""
-    marker, size = asked.marker, asked.size
+async def _expanded(keys: Sequence[bytes], asked: Asked, size: int, expand: Expand) -> AsyncIterator[Sequence[bytes]]:
+    """What some keys stand for, from the marker on, so many first."""
+    marker = asked.marker
     if asked.backward:
         ids, _ = await expand(keys, b"", 0)
         yield [id_ for id_ in reversed(ids) if not marker or id_ < marker]

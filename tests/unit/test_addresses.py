@@ -188,7 +188,7 @@ async def test_a_bucket_is_read_for_an_address_only_where_no_id_says_whose_it_is
 
     for view in (*many[:7], *many[8:11], *many[12::20], asked):
         assert await owners(view.fixed_ips[0].ip_address) == ([view.id], False)
-    assert await owners(at(522)) == ([moved.id], False)  # has a row
+    assert await owners(at(522)) == ([moved.id], True)  # its id says where the first one was
     assert await owners(many[7].fixed_ips[0].ip_address) == ([], False)  # a row says that it is free
     assert await owners(gone.fixed_ips[0].ip_address) == ([], False)
     assert (await owners(by_mac.fixed_ips[0].ip_address))[0] == [by_mac.id]  # its id was drawn before its address
