@@ -65,19 +65,23 @@ class ProjectIndex:
                 for start in range(0, len(keys), LIST_CHUNK):
                     yield keys[start : start + LIST_CHUNK]
             return
-        found = looked = 0
+        found = seen = looked = 0
         width = (asked.size >> BUCKET_SHIFT) + 1
+        inside = bool(asked.marker)
         async for keys in self._keys(asked, asked.marker[:LEADING]):
             groups = [list(alike) for _, alike in groupby(keys, lambda key: key[:LEADING])]
             while groups:
                 some, groups = groups[:width], groups[width:]
                 left = asked.size - found if asked.marker else asked.size
-                size = left if left > 0 else LIST_CHUNK
+                size, before = left if left > 0 else LIST_CHUNK, found
                 async for ids in _expanded([key for group in some for key in group], asked, size, expand):
                     found += len(ids)
                     yield ids
-                looked += len(some)
-                width = _width(asked.size - found, looked, found)
+                if inside:  # how much of the first one lies behind the marker says nothing of the others
+                    inside, width = False, (max(0, asked.size - found) >> BUCKET_SHIFT) + 1
+                    continue
+                looked, seen = looked + len(some), seen + found - before
+                width = _width(asked.size - found, looked, seen)
 
     async def _keys(self, asked: Asked, marker: bytes) -> AsyncIterator[list[bytes]]:
         """Keys in order, from the marker on, those that begin alike never apart: the parts of the index follow each
@@ -133,6 +137,7 @@ async def _expanded(keys: Sequence[bytes], asked: Asked, size: int, expand: Expa
         yield ids
 
 
-def _width(left: int, looked: int, found: int) -> int:
-    """How many groups of keys are likely to have what is left of a page; where a page is full, most did not suit."""
-    return BUCKETS if left <= 0 else max(1, min(BUCKETS, -(-left * looked // max(1, found))))
+def _width(left: int, looked: int, seen: int) -> int:
+    """How many groups of keys are likely to have what is left of a page, after so many with what was seen in them;
+    where a page is full, most did not suit."""
+    return BUCKETS if left <= 0 else max(1, min(BUCKETS, -(-left * looked // max(1, seen))))
