@@ -63,21 +63,23 @@ class Announced(Generic[V]):
         id_, took = request_id(change.id), now - change.begun
         by_project: dict[str, list[Event]] = {}
         for view in views:
-            event = Event(
-                getattr(view, "id", "") or getattr(view, "name", ""),
-                getattr(view, "revision_number", now),
-                now,
-                getattr(view, "name", ""),
-                getattr(view, "status", ""),
-                getattr(view, "status_reason", ""),
-                getattr(view, "network_id", ""),
-                getattr(view, "host_id", ""),
-                id_,
-                took,
-            )
-            by_project.setdefault(getattr(view, "project_id", ""), []).append(event)
+            by_project.setdefault(getattr(view, "project_id", ""), []).append(self._event(view, now, id_, took))
         for project, events in by_project.items():
             self._tell(who, project, verb, events)
+
+    def _event(self, view: Any, now: int, change: str, took: int) -> Event:
+        return Event(
+            getattr(view, "id", "") or getattr(view, "name", ""),
+            getattr(view, "revision_number", now),
+            now,
+            getattr(view, "name", ""),
+            getattr(view, "status", ""),
+            getattr(view, "status_reason", ""),
+            getattr(view, "network_id", ""),
+            getattr(view, "host_id", ""),
+            change,
+            took,
+        )
 
     def _tell(self, who: Caller, project: str, verb: str, events: Sequence[Event]) -> None:
         change = who.change
@@ -94,3 +96,10 @@ class AnnouncedPorts(Announced[PortView]):
         super().__init__(plane, "port", inner)
         self.settled = inner.settled
         self.gone = inner.gone
+
+    def _event(self, view: PortView, now: int, change: str, took: int) -> Event:
+        """The same; ports are many, and have all of it."""
+        status, reason = view.status, view.status_reason
+        return Event(
+            view.id, view.revision_number, now, view.name, status, reason, view.network_id, view.host_id, change, took
+        )
