@@ -49,7 +49,7 @@ def check_batch(batch: Batch) -> None:
         _whole(table, "clustering", table.clustering, key)
 
 
-def check_writes(writes: Iterable[Write]) -> None:
+def check_writes(writes: Sequence[Write]) -> None:
     """Raise ValueError unless every write fits its table."""
     #: by table and whether they are deletions
     rows: dict[tuple[str, bool], tuple[Table, list[Values]]] = {}
@@ -65,10 +65,11 @@ def check_writes(writes: Iterable[Write]) -> None:
             raise ValueError(f"{table.name}: a stamp is from 0 to 2^63 - 1, not {write.stamp}")
     for (_, dead), (table, some) in rows.items():
         if _odd(table, "key" if dead else "all", some):
-            _careful(write for write in writes if write.table is table)
+            _careful(writes)
+            return
 
 
-def _careful(writes: Iterable[Write]) -> None:
+def _careful(writes: Sequence[Write]) -> None:
     for write in writes:
         table = write.table
         _whole(table, "partition", table.partition, write.partition)

@@ -143,6 +143,16 @@ async def test_ports_of_older_versions_are_listed_in_order_and_their_rows_go_wit
     assert await violations(store) == []
 
 
+async def refused(task: "asyncio.Task[Any]", store: Held, group: str) -> None:
+    """Another instance deletes the group while the task's commit waits: the request learns that it is gone."""
+    await store.waits.wait()
+    other = build(store, MemoryBus(MemoryBroker(), "other"), CONTROL, ManagementConfig())
+    await other.groups.delete(caller(), group, None)
+    store.go.set()
+    with pytest.raises(NotFound, match=r"Security group .* does not exist"):
+        await task
+
+
 async def test_a_group_is_deleted_while_a_port_of_it_is_about_to_be_committed(cloud: Cloud, store: Held) -> None:
     """The creator has looked at the group already; the deleter finds no live port in the bucket, and stops him."""
     await cloud.plane.hosts.register(Register("h1", "machine", bytes((192, 0, 2, 1))))
@@ -154,12 +164,7 @@ async def test_a_group_is_deleted_while_a_port_of_it_is_about_to_be_committed(cl
     store.go.clear()
     store.waits.clear()
     task = asyncio.create_task(port(cloud, network.id, security_groups=(group.id,)))
-    await store.waits.wait()
-    other = build(store, MemoryBus(MemoryBroker(), "other"), CONTROL, ManagementConfig())
-    await other.groups.delete(caller(), group.id, None)
-    store.go.set()
-    with pytest.raises(NotFound, match=r"Security group .* does not exist"):
-        await task
+    await refused(task, store, group.id)
     assert await listed(cloud) == []
 
 
@@ -171,10 +176,5 @@ async def test_a_group_is_deleted_while_a_port_is_about_to_change_to_it(cloud: C
     store.waits.clear()
     change = cloud.ports.update(caller(), made.id, PortUpdate(security_groups=(group.id,)), None)
     task = asyncio.create_task(change)
-    await store.waits.wait()
-    other = build(store, MemoryBus(MemoryBroker(), "other"), CONTROL, ManagementConfig())
-    await other.groups.delete(caller(), group.id, None)
-    store.go.set()
-    with pytest.raises(NotFound, match=r"Security group .* does not exist"):
-        await task
+    await refused(task, store, group.id)
     assert (await cloud.ports.get(caller(), made.id)).security_groups == made.security_groups
