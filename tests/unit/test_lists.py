@@ -13,7 +13,7 @@ from planes.control.indexes import drops, index_rows
 from planes.control.names import Names
 from planes.management import context, port_lists, project_index
 from planes.management.cloud import Cloud
-from planes.model.ids import parse
+from planes.model.ids import parse, place_of
 from planes.model.query import Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.views import NetworkView, PortView, SubnetView
@@ -225,3 +225,30 @@ async def test_pages_of_any_size_make_up_the_whole_list_and_read_no_more_than_th
     tables = counting(monkeypatch, cloud.plane.store)
     await cloud.ports.list(caller(), Query(limit=2, marker=own[-backward], page_reverse=backward))
     assert tables[BY_PROJECT.name] == 2  # whether the marker is known, and what comes next
+
+
+async def test_who_goes_on_behind_a_marker_reads_the_page_and_remembers_no_bucket(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though next to nothing of the marker's own bucket lies behind it."""
+    buckets: list[tuple[int, int]] = []
+    for _ in range(8):
+        network, _ = await network_with_subnet(cloud)
+        made = await cloud.ports.create(caller(), [PortCreate(network_id=network.id)] * 100)
+        buckets.append(place_of(parse(made[0].id)))
+    every = [view.id for view in (await cloud.ports.list(caller(), Query())).items]
+    for where in buckets:
+        cloud.plane.partitions.forget(PORTS, where)
+    rows, read = 0, cloud.plane.store.read
+
+    async def counted(table: Any, *args: Any, **more: Any) -> Any:
+        nonlocal rows
+        found = await read(table, *args, **more)
+        rows += len(found.rows) if table is PORTS else 0
+        return found
+
+    monkeypatch.setattr(cloud.plane.store, "read", counted)
+    page = await cloud.ports.list(caller(), Query(limit=300, marker=every[98]))
+    assert [view.id for view in page.items] == every[99:399]
+    assert rows <= 402  # of one bucket more than the page takes, to know that there is one
+    assert all(cloud.plane.partitions.peek(PORTS, where) is None for where in buckets)
