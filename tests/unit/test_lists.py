@@ -1,23 +1,24 @@
 """Lists as management gives them: filters, pages, and which index leads to what (rule D10)."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from planes.bus.memory.bus import MemoryBroker
 from planes.control import names, reads
-from planes.control.indexes import drops, index_rows
+from planes.control.indexes import drops, index_rows, part_of
 from planes.control.names import Names
 from planes.management import context, port_lists, project_index
 from planes.management.cloud import Cloud
+from planes.model.enums import Kind
 from planes.model.ids import parse, place_of
 from planes.model.query import Query
 from planes.model.requests import PortCreate, PortUpdate
 from planes.model.views import NetworkView, PortView, SubnetView
-from planes.store.protocol import Batch, Store
+from planes.store.protocol import Batch, Partition, Store
 from planes.store.schema import BY_NAME, BY_PROJECT, LEASES, PORT_STATUS, PORTS
 from planes.store.sqlite.store import SqliteStore
 from tests.support.cloud import caller, network_with_subnet, running
@@ -252,3 +253,26 @@ async def test_who_goes_on_behind_a_marker_reads_the_page_and_remembers_no_bucke
     assert [view.id for view in page.items] == every[99:399]
     assert rows <= 402  # of one bucket more than the page takes, to know that there is one
     assert all(cloud.plane.partitions.peek(PORTS, where) is None for where in buckets)
+
+
+async def test_how_little_lies_behind_a_marker_says_nothing_of_other_buckets() -> None:
+    """Of one port there it was concluded that a page takes dozens of them, each to be read."""
+    keys = [number.to_bytes(2, "big") + bytes(14) for number in range(40)]  # all of one part of the index
+    asked: list[int] = []
+
+    class Index:
+        async def read(self, _: Any, partition: Any, after: Any = (), limit: int = 0) -> Partition:
+            rows = [(key,) for key in keys if part_of(key) == partition[2] and (not after or key > after[0])]
+            return Partition((), list(rows), bool(rows))
+
+    async def expand(some: Sequence[bytes], _: bytes, __: int) -> tuple[Sequence[bytes], bytes]:
+        asked.append(len(some))
+        return [key[:2] + bytes([n]) * 14 for key in some for n in range(1 if key == keys[0] else 100)], b""
+
+    found = 0
+    index = project_index.ProjectIndex(cast(Store, Index()))
+    async for ids in index.ids(project_index.Asked(["p"], Kind.PORT, keys[0][:2] + b"\xff" * 14, size=301), expand):
+        found += len(ids)
+        if found >= 301:
+            break
+    assert (found, asked) == (301, [1, 1, 2])
